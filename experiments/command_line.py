@@ -1,0 +1,44 @@
+"""Command lines over frozen dataclasses, and errors in one sentence. Imports no JAX, so `--help` answers at once."""
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def launch(presets: Mapping[str, tuple[str, Any]], work: Callable[[Any], None], description: str) -> None:
+    """Parses `PRESET --field value …` into settings and hands them to `work`.
+
+    Bad input ends in one sentence on standard error and exit code 2, without a traceback.
+    """
+    import tyro
+
+    arguments = sys.argv[1:]
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in presets:
+        fail(f"there is no preset {arguments[0]!r}; {nearest(arguments[0], presets)}")
+    work_settings = tyro.extras.overridable_config_cli(dict(presets), description=description)
+    from metalearn.core import InputError
+
+    try:
+        work(work_settings)
+    except InputError as error:
+        fail(str(error))
+    except FloatingPointError as error:  # a loss that is not finite: the run has said where and what was kept
+        fail(str(error), 3)
+
+
+def nearest(name: str, known) -> str:
+    """`did you mean 'a' or 'b'?`, or all there is where nothing is near."""
+    import difflib
+
+    close = difflib.get_close_matches(name, list(known), 3, 0.4)
+    if close:
+        return f"did you mean {' or '.join(map(repr, close))}?"
+    return f"there are {', '.join(sorted(known))}"
+
+
+def fail(sentence: str, code: int = 2) -> None:
+    """Prints one sentence on standard error and exits."""
+    print(f"error: {sentence}", file=sys.stderr)
+    raise SystemExit(code)
+
+

@@ -1,0 +1,30 @@
+"""Where tasks come from: functions `key -> Task` that run inside jit, and the data that they sample.
+
+Samplers: `sinusoid`, `lines_and_sines` (generated), `few_shot` and `examples` (images grouped by class), and
+`batched`, which makes a sampler of batches out of one of single tasks. Data: `omniglot`, `digits`, or your own
+`ClassImages`, divided by `split_classes` into classes that do not overlap. `check_batch` looks at arrays from outside.
+"""
+
+from metalearn.data._batched import batched
+from metalearn.data._check_batch import check_batch
+from metalearn.data._digits import digits
+from metalearn.data._examples import examples
+from metalearn.data._few_shot import few_shot
+from metalearn.data._lines_and_sines import lines_and_sines
+from metalearn.data._omniglot import omniglot
+from metalearn.data._sinusoid import sinusoid
+from metalearn.data.images import ClassImages, Splits, split_classes
+
+__all__ = [
+    "ClassImages",
+    "Splits",
+    "batched",
+    "check_batch",
+    "digits",
+    "examples",
+    "few_shot",
+    "lines_and_sines",
+    "omniglot",
+    "sinusoid",
+    "split_classes",
+]

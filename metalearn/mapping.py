@@ -1,0 +1,130 @@
+"""How a function is mapped over tasks and devices.
+
+A mapping is `(fn, xs) -> (sum over k of fn(x_k)[0], stack over k of fn(x_k)[1])`. It knows nothing of tasks or
+aggregators, and the numbers are the same whichever is used.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from metalearn.core import InputError
+from metalearn.tree import num_rows
+
+Mapping = Callable[[Callable[[Any], tuple[Any, Any]], Any], tuple[Any, Any]]
+
+
+def _total(stacked: Any) -> Any:
+    return jax.tree.map(lambda a: a.sum(0), stacked)
+
+
+def vmapped() -> Mapping:
+    """All tasks at once: the fastest where memory allows, on a GPU or TPU."""
+
+    def mapping(fn, xs):
+        summands, stack = jax.vmap(fn)(xs)
+        return _total(summands), stack
+
+    return mapping
+
+
+def scanned(chunk: int = 1) -> Mapping:
+    """`chunk` tasks at a time, one chunk after another: memory for one chunk, and on a CPU the fastest for networks.
+
+    A number of tasks that `chunk` does not divide leaves a smaller last chunk.
+    """
+    if chunk < 1:
+        raise InputError(f"chunk must be at least 1, got {chunk}")
+
+    def mapping(fn, xs):
+        count = num_rows(xs)
+        full, rest = divmod(count, min(chunk, count))
+        size = min(chunk, count)
+        at_once = vmapped()
+
+        def several(part):
+            if size > 1:
+                return at_once(fn, part)
+            summand, stack = fn(jax.tree.map(lambda a: a[0], part))
+            return summand, jax.tree.map(lambda a: jnp.asarray(a)[None], stack)
+
+        main = jax.tree.map(lambda a: a[: full * size].reshape((full, size) + a.shape[1:]), xs)
+        zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(several, jax.tree.map(lambda a: a[0], main))[0])
+
+        def body(total, part):
+            summand, stack = several(part)
+            return jax.tree.map(jnp.add, total, summand), stack
+
+        total, stack = jax.lax.scan(body, zero, main)
+        stack = jax.tree.map(lambda a: a.reshape((full * size,) + a.shape[2:]), stack)
+        if rest:
+            last_total, last_stack = at_once(fn, jax.tree.map(lambda a: a[full * size :], xs))
+            total = jax.tree.map(jnp.add, total, last_total)
+            stack = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), stack, last_stack)
+        return total, stack
+
+    return mapping
+
+
+def sharded(mesh: Mesh, axis: str | None = None, inner: Mapping | None = None) -> Mapping:
+    """Tasks spread over one axis of a device mesh; each device maps its share with `inner` (by default `auto`).
+
+    Uneven numbers of tasks are padded with copies that count for nothing. Only sums cross devices, and the stacked
+    part stays where it was computed until somebody asks for it.
+    """
+    axis = axis or mesh.axis_names[0]
+    if axis not in mesh.axis_names:
+        raise InputError(f"axis={axis!r} is not an axis of the mesh, which has {', '.join(mesh.axis_names)}")
+    inner = inner or auto
+    size = mesh.shape[axis]
+
+    def mapping(fn, xs):
+        count = num_rows(xs)
+        padding = -count % size
+        padded = jax.tree.map(lambda a: jnp.concatenate([a, jnp.repeat(a[-1:], padding, 0)]) if padding else a, xs)
+        present = jnp.arange(count + padding) < count
+
+        def guarded(pair):
+            x, real = pair
+            summand, stack = fn(x)
+            return jax.tree.map(lambda a: jnp.where(real, a, jnp.zeros_like(a)), summand), stack
+
+        def local(part):
+            total, stack = inner(guarded if padding else lambda pair: fn(pair[0]), part)
+            return jax.lax.psum(total, axis), stack
+
+        # check_vma=True would sum gradients taken inside over the axis once more, without a word
+        spread = jax.shard_map(
+            local, mesh=mesh, in_specs=PartitionSpec(axis), out_specs=(PartitionSpec(), PartitionSpec(axis)), check_vma=False
+        )
+        total, stack = spread((padded, present))
+        return total, jax.tree.map(lambda a: a[:count], stack)
+
+    return mapping
+
+
+def auto(fn, xs):
+    """The mapping that measurements favour on this backend.
+
+    CPU: one task after another for networks, eight at a time for models of fewer than 20,000 numbers; but a model
+    with XLA's own convolution is vmapped, because that is slow inside any loop on a CPU. GPU and TPU: all at once.
+    """
+    if jax.default_backend() != "cpu":
+        return vmapped()(fn, xs)
+    one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
+    jaxpr, (summand, _) = jax.make_jaxpr(fn, return_shape=True)(one)
+    if contains_convolution(jaxpr.jaxpr):
+        return vmapped()(fn, xs)
+    size = sum(leaf.size for leaf in jax.tree.leaves(summand))
+    return scanned(8 if size < 20_000 else 1)(fn, xs)
+
+
+def contains_convolution(jaxpr: Any) -> bool:
+    """Whether XLA's convolution occurs anywhere in a jaxpr, inner ones included."""
+    return any(
+        eqn.primitive.name == "conv_general_dilated" or any(contains_convolution(sub) for sub in jax.core.jaxprs_in_params(eqn.params))
+        for eqn in jaxpr.eqns
+    )

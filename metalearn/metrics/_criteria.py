@@ -1,0 +1,45 @@
+"""Criteria: `(outputs, batch) -> (masked mean loss, metrics)`."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from metalearn.core import Batch, InputError, Metrics
+
+
+def masked_mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """The mean of `values` `[n]` over real examples; 0 where there is none."""
+    if mask is None:
+        return values.mean()
+    real = mask.astype(values.dtype)
+    return jnp.where(mask > 0, values, 0).sum() / jnp.maximum(real.sum(), 1)
+
+
+def cross_entropy(outputs: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
+    """Mean softmax cross-entropy in nats, with accuracy.
+
+    `outputs` are logits `[n, C]`, `batch.y` integer labels `[n]` in 0…C-1. A real label outside that range makes the
+    loss NaN, so that a mislabelled task cannot pass unseen. Raises `InputError` where the shapes do not fit.
+    """
+    if outputs.ndim != 2 or batch.y.shape != outputs.shape[:1] or not jnp.issubdtype(batch.y.dtype, jnp.integer):
+        raise InputError(
+            "cross_entropy needs outputs [n, C] and integer labels [n], "
+            f"got outputs {outputs.shape} and labels {batch.y.dtype}{list(batch.y.shape)}"
+        )
+    num_classes = outputs.shape[1]
+    # one-hot: a gather here is slow to differentiate twice on a CPU
+    losses = optax.softmax_cross_entropy(outputs, jax.nn.one_hot(batch.y, num_classes, dtype=outputs.dtype))
+    losses = jnp.where((batch.y >= 0) & (batch.y < num_classes), losses, jnp.nan)
+    correct = (outputs.argmax(-1) == batch.y).astype(outputs.dtype)
+    return masked_mean(losses, batch.mask), {"accuracy": masked_mean(correct, batch.mask)}
+
+
+def squared_error(outputs: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
+    """Mean squared error over real examples and output dimensions; `outputs` and `batch.y` are `[n, ...]`."""
+    if outputs.shape != batch.y.shape:
+        raise InputError(f"squared_error needs outputs and targets of one shape, got {outputs.shape} and {batch.y.shape}")
+    chex.assert_type([outputs], float)
+    losses = ((outputs - batch.y) ** 2).reshape(outputs.shape[0], -1).mean(-1)
+    loss = masked_mean(losses, batch.mask)
+    return loss, {"mse": loss}

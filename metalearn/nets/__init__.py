@@ -1,0 +1,25 @@
+"""Networks that stay fast when every task has its own weights, and adapters for those of others.
+
+A model is a pair of functions, so `metalearn.core.Model(init, apply)` is all that a network of your own needs.
+"""
+
+from metalearn.nets._conv import Conv, conv, max_pool
+from metalearn.nets._conv4 import Conv4
+from metalearn.nets._head import with_head
+from metalearn.nets._linen import from_linen
+from metalearn.nets._mlp import MLP
+from metalearn.nets._nnx import from_nnx
+from metalearn.nets._norm import BatchNorm, LayerNorm
+
+__all__ = [
+    "MLP",
+    "BatchNorm",
+    "Conv",
+    "Conv4",
+    "LayerNorm",
+    "conv",
+    "from_linen",
+    "from_nnx",
+    "max_pool",
+    "with_head",
+]

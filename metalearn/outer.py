@@ -1,0 +1,249 @@
+"""The outer loops: how lessons from many tasks become one step of the shared parameters."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metalearn.core import (
+    Aggregator, Algorithm, Batch, Criterion, InputError, Key, Learner, LossFn, Metrics, Params, Task, TaskFn, Update,
+)  # fmt: skip
+from metalearn.mapping import Mapping, auto
+from metalearn.tree import merge, num_rows, partition, select, statistics, with_statistics
+
+
+class State(NamedTuple):
+    """What an outer loop carries: checkpoint this and nothing is lost.
+
+    `table` holds a row for each client, `[num_clients, ...]`, and is empty for `over_tasks`.
+    """
+
+    params: Params
+    opt_state: Any
+    aggregator_state: Any
+    table: Any = ()
+
+
+def num_real(batch: Batch) -> jax.Array:
+    """The number of real examples of one batch, as a float."""
+    if batch.mask is None:
+        return jnp.asarray(num_rows(batch), jnp.result_type(float))
+    return batch.mask.astype(jnp.result_type(float)).sum()
+
+
+def episodic(learner: Learner, criterion: Criterion, *, step_weights: jax.Array | None = None) -> TaskFn:
+    """The gradient of the query loss *through* adaptation: MAML, ProtoNet, Meta-SGD and their kin.
+
+    With `step_weights` `[T]` the loss is the weighted sum of the query losses after each of the T inner steps (the
+    multi-step loss of MAML++; Antoniou et al. 2019, arXiv 1810.09502); the learner must keep its trajectory. Metrics
+    are always those after the last step.
+    """
+
+    def task_fn(params, task, key):
+        adapt_key, query_key = jax.random.split(key)
+        trained, rest = partition(params)
+
+        def query(state):
+            if learner.train is None:
+                outputs, new = learner.predict(state, task.query.x, query_key), None
+            else:
+                outputs, new = learner.train(state, task.query.x, query_key)
+            return *criterion(outputs, task.query), new
+
+        def loss_fn(trained):
+            state = learner.adapt(merge(trained, rest), task.support, adapt_key)
+            loss, metrics, new = query(state)
+            if step_weights is not None:
+                path = along(state)
+                if num_rows(path) != len(step_weights) + 1:
+                    raise InputError(f"step_weights has {len(step_weights)} entries for {num_rows(path) - 1} inner steps")
+                after = jax.tree.map(lambda a: a[1:], path)
+                losses = jax.vmap(lambda p: query(state._replace(params=p, trajectory=None))[0])(after)
+                loss = jnp.vdot(step_weights, losses)
+            return loss, (metrics, new)
+
+        (loss, (metrics, new)), direction = jax.value_and_grad(loss_fn, has_aux=True)(trained)
+        return Update(direction, num_real(task.support), loss, metrics, new)
+
+    return task_fn
+
+
+def difference(adapt: Callable[[Params, Batch, Key], Any]) -> TaskFn:
+    """`params - adapt(params, task.support).params`: what a task would change, with the sign of a gradient.
+
+    Reptile (Nichol et al. 2018, arXiv 1803.02999) and FedAvg are this under an equal and a weighted mean.
+    """
+
+    def task_fn(params, task, key):
+        fitted = adapt(params, task.support, key)
+        if jax.tree.structure(fitted.params) != jax.tree.structure(params):
+            raise InputError("difference needs an adapt whose result has the structure of the shared parameters")
+        before, after = partition(params)[0], partition(fitted.params)[0]
+        metrics = jax.tree.map(lambda m: m[-1] if len(m) else jnp.nan, fitted.metrics)
+        loss = metrics.pop("loss")
+        direction = jax.tree.map(jnp.subtract, before, after)
+        return Update(direction, num_real(task.support), loss, metrics, statistics(fitted.params))
+
+    return task_fn
+
+
+def gradient(loss: LossFn) -> TaskFn:
+    """The plain gradient on a task's support set: FedSGD, joint training, pre-training."""
+
+    def task_fn(params, task, key):
+        trained, rest = partition(params)
+        objective = lambda trained: loss(merge(trained, rest), task.support, key)  # noqa: E731
+        (value, aux), direction = jax.value_and_grad(objective, has_aux=True)(trained)
+        return Update(direction, num_real(task.support), value, aux.metrics, aux.statistics)
+
+    return task_fn
+
+
+def over_clients(
+    init: Callable[[Key, Task], tuple[Params, Any]],
+    client_fn: Callable[[Params, Any, Task, Key], tuple[Update, Any]],
+    aggregator: Aggregator,
+    optimizer: optax.GradientTransformation,
+    *,
+    num_clients: int,
+    mapping: Mapping = auto,
+) -> Algorithm:
+    """An outer loop over tasks that keep something of their own: a row of a table, found by `task.id`.
+
+    `init(key, task) -> (shared, row)`; `client_fn(shared, row, task, key) -> (Update, row)`. Rows of absent clients
+    (weight 0) stay as they were. Task k's key is the step's key folded with its id (its position where it has none),
+    so nothing depends on the order of tasks or on the mapping.
+    """
+
+    def start(key, batch):
+        shared, row = init(key, jax.tree.map(lambda a: a[0], batch))
+        shared = jax.tree.map(jnp.asarray, shared)
+        trained, _ = partition(shared)
+        table = jax.tree.map(lambda a: jnp.repeat(jnp.asarray(a)[None], num_clients, 0), row)
+        return State(shared, optimizer.init(trained), aggregator.init(trained), table)
+
+    def step(state, batch, key):
+        shared, opt_state, aggregator_state, table = state
+        count = num_rows(batch)
+        ids = jnp.arange(count) if batch.id is None else batch.id
+        rows = jax.tree.map(lambda a: a[ids], table)
+        client_key, each_key, finish_key = jax.random.split(key, 3)
+        trained, rest = partition(shared)
+
+        def one(inputs):
+            task, row, task_id = inputs
+            update, row = client_fn(shared, row, task, jax.random.fold_in(client_key, task_id))
+            present = update.weight > 0
+            # averaged in floating point, whatever the statistic's own type; an absent task contributes nothing
+            seen = jax.tree.map(lambda s: jnp.where(present, s.astype(jnp.result_type(float)), 0), update.statistics)
+            kept = (update.weight, update.loss, update.metrics, row)
+            if aggregator.each is None:
+                return (None, seen), (kept, update.direction)
+            return (aggregator.each(update, aggregator_state, jax.random.fold_in(each_key, task_id)), seen), (kept, None)
+
+        (total, seen), ((weights, losses, metrics, rows), directions) = mapping(one, (batch, rows, ids))
+        if aggregator.each is None:
+            direction, aggregator_state = aggregator.update(
+                directions, aggregator_state, trained, weights=weights, losses=losses, key=finish_key
+            )
+        else:
+            direction, aggregator_state = aggregator.finish(total, aggregator_state, trained, finish_key)
+        present = weights > 0
+        updates, opt_state = optimizer.update(direction, opt_state, trained)
+        shared = merge(optax.apply_updates(trained, updates), with_statistics(rest, _average(seen, present, rest)))
+        # an absent client's row is written nowhere, even where padding repeats a present client's id
+        slots = jnp.where(present, ids, num_clients)
+        table = jax.tree.map(lambda all_rows, new: all_rows.at[slots].set(new, mode="drop"), table, rows)
+        return State(shared, opt_state, aggregator_state, table), _report(losses, metrics, present)
+
+    return Algorithm(start, step)
+
+
+def over_tasks(
+    init: Callable[[Key, Task], Params],
+    task_fn: TaskFn,
+    aggregator: Aggregator,
+    optimizer: optax.GradientTransformation,
+    *,
+    mapping: Mapping = auto,
+) -> Algorithm:
+    """An outer loop over a batch of tasks: `over_clients` with an empty row.
+
+    Args:
+      init: `(key, task) -> params`, usually `learner.init`.
+      task_fn: `episodic(…)`, `difference(…)`, `gradient(…)` or your own `(params, task, key) -> Update`.
+      aggregator: how the K updates become one: `mean()`, `weighted_mean()`, …
+      optimizer: the outer (server) optimizer; it receives the aggregate as its gradient.
+      mapping: how tasks are spread over time and devices; it changes speed and memory, never the numbers.
+    """
+    return over_clients(
+        lambda key, task: (init(key, task), ()),
+        lambda shared, row, task, key: (task_fn(shared, task, key), row),
+        aggregator,
+        optimizer,
+        num_clients=0,
+        mapping=mapping,
+    )
+
+
+def along(state: Any) -> Params:
+    """The trajectory `[T + 1, ...]` of a learner's state; `InputError` where it kept none."""
+    path = getattr(state, "trajectory", None)
+    if path is None:
+        raise InputError("this needs the parameters after every inner step: build the learner with trajectory=True")
+    return path
+
+
+def evaluate(
+    learner: Learner, criterion: Criterion, *, at: Sequence[int] | None = None, mapping: Mapping = auto
+) -> Callable[..., Metrics]:
+    """Builds `(params, tasks, key) -> Metrics`: query loss and metrics of every task after adaptation, `[K]`.
+
+    Where the learner keeps its trajectory they are `[K, T + 1]`, after 0…T inner steps, or `[K, len(at)]` after the
+    steps that `at` names. Nothing is averaged, so that methods compared on the same tasks can be compared in pairs.
+    """
+
+    def evaluate_tasks(params: Params, tasks: Task, key: Key) -> Metrics:
+        ids = jnp.arange(num_rows(tasks)) if tasks.id is None else tasks.id
+
+        def measure(state, task):
+            loss, metrics = criterion(learner.predict(state, task.query.x), task.query)
+            return {"loss": loss, **metrics}
+
+        def one(inputs):
+            task, task_id = inputs
+            state = learner.adapt(params, task.support, jax.random.fold_in(key, task_id))
+            if getattr(state, "trajectory", None) is None:
+                return (), measure(state, task)
+            path = state.trajectory if at is None else jax.tree.map(lambda a: a[jnp.asarray(at)], state.trajectory)
+            return (), jax.lax.map(lambda p: measure(state._replace(params=p, trajectory=None), task), path)
+
+        return mapping(one, (tasks, ids))[1]
+
+    return evaluate_tasks
+
+
+def _average(seen, present, rest):
+    """Statistics averaged over present tasks, in the type they had; as they were where no task is present."""
+    if seen is None:
+        return None
+    count = present.sum()
+
+    def one(total, old):
+        average = total / jnp.maximum(count, 1)
+        average = jnp.round(average) if jnp.issubdtype(old.dtype, jnp.integer) else average
+        return jnp.where(count > 0, average.astype(old.dtype), old)
+
+    return jax.tree.map(one, seen, statistics(rest))
+
+
+def _report(losses, metrics, present):
+    count = jnp.maximum(present.sum(), 1)
+    per_task = {"loss": losses, **metrics}
+    averaged = {
+        name: value if name.startswith("per_task/") else jnp.where(present, value, 0).sum() / count
+        for name, value in per_task.items()
+    }
+    return averaged

@@ -1,0 +1,256 @@
+"""The host side of training: logs, checkpoints, going on after a stop, and stopping in good order.
+
+Which key goes where is written in `metalearn.steps`. Nothing depends on the clock or on where a run was interrupted.
+"""
+
+import contextlib
+import difflib
+import operator
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metalearn import checkpoint, interrupts, logs, provenance
+from metalearn.core import Algorithm, InputError, Key, Metrics
+from metalearn.progress import shown
+from metalearn.steps import programs
+
+
+class NonFiniteLoss(FloatingPointError):
+    """The training loss or the state is no longer finite; the message names the step and the last good checkpoint."""
+
+
+def run(
+    algorithm: Algorithm,
+    sample: Callable[[Key], Any],
+    num_steps: int,
+    *,
+    key: Key,
+    evaluate: Callable[[Any, Key], Metrics] | None = None,
+    every: int | None = None,
+    log_every: int = 100,
+    checkpoint_every: int | None = None,
+    folder: str | Path | None = None,
+    config: Any = None,
+    free: Sequence[str] = ("num_steps", "progress", "folder"),
+    keep: int = 3,
+    best: str | None = None,
+    progress: bool = True,
+    tensorboard: bool = True,
+) -> tuple[Any, list[logs.Record]]:
+    """Trains for `num_steps` steps, or goes on where an earlier call with the same folder stopped.
+
+    Args:
+      algorithm: `init(key, batch) -> state` and `step(state, batch, key) -> (state, metrics)`. Metrics that begin
+        with `per_task/` are not logged, arrays are logged as their mean. A metric named `loss` must stay finite.
+      sample: `key -> batch`, traced into the compiled step.
+      num_steps: how many steps the state has behind it in the end.
+      key: a typed key, or `[S]` keys: then S seeds are trained at once, every leaf of the state has a leading `[S]`
+        and every logged value is a list of S.
+      evaluate: `(state, key) -> metrics`, compiled here; called after every `every` steps and after the last.
+      every: steps between evaluations; None means only after the last.
+      log_every: steps averaged in one record. Steps run in compiled chunks of at most this many.
+      checkpoint_every: steps between checkpoints; `every`, or ten times `log_every`, unless given.
+      folder: where everything of the run goes: `config.json`, `environment.json`, `log.jsonl`, `tensorboard/`,
+        `checkpoints/`. None keeps nothing.
+      config: a dict or dataclass that describes the run. Going on with another is refused, except for the top-level
+        fields in `free`.
+      keep: how many of the last checkpoints to keep, besides the best.
+      best: the evaluated metric that chooses the best checkpoint: `"accuracy"` (the default where there is one),
+        `"loss"` (the second), or any other as `"max:name"` or `"min:name"`. Seeds are averaged.
+      progress: False prints nothing but warnings.
+      tensorboard: also write TensorBoard events, where `tensorboardX` is installed.
+
+    Returns:
+      The state, and the history: one record a chunk, `{"step", "train/…", "time", "steps_per_second"}`, and one an
+      evaluation, `{"step", "validation/…"}`, in order; `metalearn.logs.column` makes arrays of them.
+
+    Raises:
+      InputError: an argument cannot be used, or the folder cannot be written to, holds a run of another config or
+        key, is further on than `num_steps`, or has only damaged checkpoints.
+      NonFiniteLoss: the loss or the state is no longer finite; it is not saved, and the checkpoints before it stay.
+      KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM (code 143), with the chunk finished and saved.
+
+    Example:
+
+        state, history = run(algorithm, sample, 1000, key=jax.random.key(0), folder="runs/first")
+        steps, losses = column(history, "train/loss")
+    """
+    every = None if every is None else _count("every", every)
+    num_steps, log_every, keep = _count("num_steps", num_steps), _count("log_every", log_every), _count("keep", keep)
+    checkpoint_every = _count("checkpoint_every", checkpoint_every or every or 10 * log_every)
+    _check_key(key)
+    compiled = programs(algorithm, sample, evaluate, key, log_every)
+    score = _scoring(best, compiled.evaluated)
+
+    step, state, history = 0, None, []
+    if folder is not None:
+        provenance.make_folder(folder)
+        step, state, history = _earlier(folder, compiled.like, config, key, free)
+    if step > num_steps:
+        raise InputError(f"num_steps: is {num_steps}, and {folder} is at step {step} already; choose another folder.")
+    if step == num_steps:
+        return state, history
+    if step:
+        provenance.again(folder, config, key, step)
+        if progress:
+            _say(f"resuming from step {step} ({folder})")
+    state = compiled.init(key) if state is None else state
+    finite = _finite(state) if folder is not None else []
+    periods = [period for period in (log_every, every, checkpoint_every) if period]
+    began = time.perf_counter() - max((line["time"] for line in history if "time" in line), default=0.0)
+
+    with (
+        _kept(folder, step, keep, tensorboard) as kept,
+        shown(num_steps, step, progress) as show,
+        interrupts.deferred(folder is not None) as interrupted,
+    ):
+
+        newest: dict[str, Any] = {}
+        signal = None
+        while step < num_steps and not signal:
+            count = min(num_steps, *((step // period + 1) * period for period in periods)) - step
+            start = time.perf_counter()
+            state, metrics = compiled.advance(state, key, step, count)
+            now = time.perf_counter()
+            _check_losses(metrics.get("loss"), step, folder)
+            step += count
+            means = {name: np.mean(values, 0, np.float64) for name, values in metrics.items()}
+            speed = {"time": round(now - began, 3), "steps_per_second": round(count / (now - start), 3)}
+            records = [logs.record(step, "train", means) | speed]
+            result: Mapping[str, Any] = {}
+            if evaluate is not None and (step == num_steps or (every is not None and step % every == 0)):
+                result = compiled.evaluate(state, key)
+                records.append(logs.record(step, "validation", result))
+            for line in records:
+                newest |= line
+                history.append(line)
+                kept.write(line)
+            show(step, newest)
+            signal = interrupted()
+            if folder is not None and (step % checkpoint_every == 0 or step == num_steps or signal):
+                _check_state(state, finite, step, folder)
+                kept.save(step, state, score(result))
+        kept.wait()
+        signal = interrupted()
+    if signal:
+        _say(f"interrupted and saved at step {step} of {num_steps}; the same command goes on from there ({folder}).")
+        interrupts.leave(signal)
+    return state, history
+
+
+class _Kept(NamedTuple):
+    """What goes into the folder; without one, nothing does."""
+
+    write: Callable[[logs.Record], None] = lambda line: None
+    save: Callable[[int, Any, float | None], None] = lambda step, state, score: None
+    wait: Callable[[], None] = lambda: None
+
+
+@contextlib.contextmanager
+def _kept(folder: str | Path | None, step: int, keep: int, tensorboard: bool) -> Iterator[_Kept]:
+    if folder is None:
+        yield _Kept()
+        return
+    with contextlib.ExitStack() as stack:
+        log = logs.open_log(folder, step, tensorboard=tensorboard)
+        stack.callback(log.close)
+        saver = checkpoint.saver(folder, keep=keep)
+        stack.callback(saver.close)
+
+        def save(step: int, state: Any, score: float | None) -> None:
+            log.sync()  # a checkpoint must never be ahead of the log
+            saver.save(step, state, score)
+
+        yield _Kept(log.write, save, saver.wait)
+
+
+def _earlier(
+    folder: str | Path, like: Any, config: Any, key: Key, free: Sequence[str]
+) -> tuple[int, Any, list[logs.Record]]:
+    """What the folder holds of this run: step, state and history. Lines after that step are removed."""
+    log = Path(folder) / "log.jsonl"
+    if not checkpoint.steps(folder):
+        provenance.begin(folder, config, key)
+        return 0, None, logs.resume(log, 0)
+    provenance.check(folder, config, key, free=free)
+    state, step = checkpoint.restore(folder, like, warn=lambda sentence: _say(f"warning: {sentence}"))
+    checkpoint.set_aside(folder, step)
+    return step, state, logs.resume(log, step)
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def _count(name: str, value: Any) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise InputError(f"{name}: is {value!r}; expected a whole number of at least 1.")
+    return number
+
+
+def _check_key(key: Any) -> None:
+    if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.ndim > 1:
+        had = f"dtype {key.dtype} and shape {key.shape}" if hasattr(key, "dtype") else repr(key)
+        raise InputError(f"key: has {had}; expected jax.random.key(seed) or a vector of such keys.")
+
+
+def _scoring(best: str | None, names: Sequence[str]) -> Callable[[Mapping[str, Any]], float | None]:
+    """The score of an evaluation, higher being better; None where nothing was evaluated."""
+    if best is None:
+        best = next((name for name in ("accuracy", "loss") if name in names), None)
+        if best is None:
+            return lambda result: None
+    sign, colon, name = best.partition(":")
+    if not colon or sign not in ("max", "min"):
+        sign, name = {"accuracy": "max", "loss": "min"}.get(best, ""), best
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0) or ["nothing"]
+        raise InputError(f"best: {name!r} is not evaluated; expected one of {', '.join(near)}.")
+    if not sign:
+        raise InputError(f"best: {best!r} could be better high or low; expected 'max:{best}' or 'min:{best}'.")
+    factor = 1.0 if sign == "max" else -1.0
+    return lambda result: factor * float(np.mean(result[name])) if result else None
+
+
+def _check_losses(losses: np.ndarray | None, step: int, folder: str | Path | None) -> None:
+    """`losses` are those of the steps after `step`, `[count]` or `[count, S]`."""
+    if losses is None or np.isfinite(losses).all():
+        return
+    first = np.argwhere(~np.isfinite(losses))[0]
+    seed = f" of seed {first[1]}" if len(first) > 1 else ""
+    raise NonFiniteLoss(f"The loss{seed} is {losses[tuple(first)]} at step {step + first[0] + 1}; {_remains(folder)}.")
+
+
+def _finite(state: Any) -> list[bool]:
+    """Which leaves hold only finite numbers; other kinds of leaves do not count."""
+
+    def finite(leaf):
+        return jnp.issubdtype(leaf.dtype, jnp.inexact) and bool(np.isfinite(np.asarray(leaf)).all())
+
+    return [finite(leaf) for leaf in jax.tree.leaves(state)]
+
+
+def _check_state(state: Any, finite: Sequence[bool], step: int, folder: str | Path | None) -> None:
+    """A leaf that was finite must stay so: the loss of the last step says nothing of what that step did."""
+    paths = jax.tree_util.tree_leaves_with_path(state)
+    bad = [jax.tree_util.keystr(path) for (path, _), was, is_ in zip(paths, finite, _finite(state), strict=True) if was > is_]
+    if bad:
+        raise NonFiniteLoss(f"The state's {bad[0]} is not finite after step {step}; {_remains(folder)}.")
+
+
+def _remains(folder: str | Path | None) -> str:
+    if folder is None:
+        return "nothing was saved, because no folder was given"
+    found = checkpoint.steps(folder)
+    return f"the last good checkpoint is that of step {found[-1]} in {folder}" if found else f"none was saved in {folder} yet"

@@ -1,0 +1,124 @@
+"""Training compiled: many steps in one program, with no length of a chunk compiled twice.
+
+Step t (from 0) of a run uses `fold_in(key, t)`, of which `fold_in(·, 0)` samples the batch and `fold_in(·, 1)` goes to
+the step. `fold_in(key, INIT)` makes the initial state in the same two halves, and `fold_in(key, EVALUATE)` goes to
+every evaluation, so that all of them see the same tasks. Nothing depends on how the steps are cut into chunks.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from metalearn.core import Algorithm, Key, Metrics
+
+INIT = 2**32 - 1
+EVALUATE = 2**32 - 2
+
+
+class Programs(NamedTuple):
+    """The compiled parts of a run; all metrics are reduced to one number a seed."""
+
+    like: Any  # the state's shapes
+    evaluated: tuple[str, ...]  # the names of the evaluation's metrics
+    init: Callable[[Key], Any]
+    advance: Callable[[Any, Key, int, int], tuple[Any, dict[str, np.ndarray]]]
+    evaluate: Callable[[Any, Key], Metrics]
+
+
+def programs(algorithm: Algorithm, sample: Any, evaluate: Any, key: Key, longest: int) -> Programs:
+    """Compiles `init(key) -> state`, `advance(state, key, start, count) -> (state, metrics[count, ...])` for any
+    `count <= longest`, which consumes the state, and `evaluate(state, key) -> metrics`; lazily, each at its first use.
+
+    With `[S]` keys all of them are mapped over a leading axis of the state and the metrics.
+    """
+
+    def init(key):
+        key = jax.random.fold_in(key, np.uint32(INIT))
+        return _strong(algorithm.init(jax.random.fold_in(key, 1), sample(jax.random.fold_in(key, 0))))
+
+    def one(state, key, t):
+        key = jax.random.fold_in(key, t)
+        batch = sample(jax.random.fold_in(key, 0))
+        state, metrics = algorithm.step(state, batch, jax.random.fold_in(key, 1))
+        return _strong(state), _summary(metrics)
+
+    def validation(state, key):
+        return _summary(evaluate(state, jax.random.fold_in(key, np.uint32(EVALUATE))))
+
+    if key.ndim:
+        init, one, validation = jax.vmap(init), jax.vmap(one, in_axes=(0, 0, None)), jax.vmap(validation)
+    # `one` is traced once: the two uses below share the jaxpr that jit remembers.
+    init, one, validation = jax.jit(init), jax.jit(one), jax.jit(validation)
+    like = jax.eval_shape(init, key)
+    jaxpr, (_, shapes) = jax.make_jaxpr(one, return_shape=True)(like, key, jax.ShapeDtypeStruct((), jnp.int32))
+    evaluated = tuple(jax.eval_shape(validation, like, key)) if evaluate is not None else ()
+
+    def buffer():
+        return {name: jnp.zeros((longest, *shape.shape), shape.dtype) for name, shape in shapes.items()}
+
+    def step(state, buffer, key, t, i):
+        state, metrics = one(state, key, t)
+        return state, {name: buffer[name].at[i].set(metrics[name]) for name in buffer}
+
+    def chunk(state, key, start, count):
+        return lax.fori_loop(0, count, lambda i, c: step(*c, key, start + i, i), (state, buffer()))
+
+    # XLA's CPU convolutions are several times slower inside any loop, so there the loop is here.
+    stepwise = next(iter(key.devices())).platform == "cpu" and _has_convolution(jaxpr.jaxpr)
+    if stepwise:
+        new_buffer, compiled = jax.jit(buffer), jax.jit(step, donate_argnums=(0, 1))
+    else:
+        compiled = jax.jit(chunk, donate_argnums=0)
+
+    def advance(state, key, start, count):
+        if stepwise:
+            metrics = new_buffer()
+            for i in range(count):
+                state, metrics = compiled(state, metrics, key, np.int32(start + i), np.int32(i))
+                _wait(metrics)
+        else:
+            state, metrics = compiled(state, key, np.int32(start), np.int32(count))
+            _wait(metrics)
+        return state, {name: np.asarray(values)[:count] for name, values in metrics.items()}
+
+    return Programs(like, evaluated, init, advance, validation)
+
+
+def _strong(tree: Any) -> Any:
+    """The same without weak types: a restored state has none, and must not compile anew."""
+
+    def strong(leaf):
+        leaf = jnp.asarray(leaf)
+        extended = jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
+        return leaf if extended else lax.convert_element_type(leaf, leaf.dtype)
+
+    return jax.tree.map(strong, tree)
+
+
+def _summary(metrics: Metrics) -> Metrics:
+    return {name: jnp.mean(value) for name, value in metrics.items() if not name.startswith("per_task/")}
+
+
+def _has_convolution(jaxpr: Any) -> bool:
+    def inner(value):
+        if isinstance(value, tuple | list):
+            return any(map(inner, value))
+        value = getattr(value, "jaxpr", value)
+        return hasattr(value, "eqns") and _has_convolution(value)
+
+    return any(
+        eqn.primitive.name == "conv_general_dilated" or any(map(inner, eqn.params.values())) for eqn in jaxpr.eqns
+    )
+
+
+def _wait(tree: Any) -> None:
+    """Waits in small sleeps, because a signal is not heard while the interpreter blocks."""
+    began = time.perf_counter()
+    for leaf in jax.tree.leaves(tree):
+        while not leaf.is_ready():
+            time.sleep(min(0.02, (time.perf_counter() - began) / 20))

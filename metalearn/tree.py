@@ -1,0 +1,70 @@
+"""Which leaves of a parameter tree are trained: partition, merge, statistics, and paths."""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from metalearn.core import InputError, Params, Statistic
+
+
+def _is_statistic(leaf: Any) -> bool:
+    return isinstance(leaf, Statistic)
+
+
+def _is_hole(leaf: Any) -> bool:
+    return leaf is None or _is_statistic(leaf)
+
+
+def path_name(path: tuple) -> str:
+    """A leaf's path as the user writes it: `params/head/kernel`."""
+    return "/".join(str(getattr(p, "key", getattr(p, "name", getattr(p, "idx", p)))) for p in path)
+
+
+def partition(params: Params, where: str | None = None) -> tuple[Params, Params]:
+    """Splits a tree into (trained, rest): two trees of the same structure with `None` in each other's places.
+
+    `where` is a regular expression searched in each leaf's path (`params/head/kernel`); `None` trains every leaf.
+    `Statistic` leaves are never trained. Raises `InputError` where a pattern matches nothing.
+
+    >>> partition({"body": 1.0, "head": 2.0}, "head")
+    ({'body': None, 'head': 2.0}, {'body': 1.0, 'head': None})
+    """
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(params, is_leaf=_is_statistic)
+    trained = [not _is_statistic(v) and (where is None or bool(re.search(where, path_name(p)))) for p, v in leaves]
+    if where is not None and not any(trained):
+        names = ", ".join(path_name(p) for p, v in leaves[:8])
+        raise InputError(f"where={where!r} matches no trainable parameter; the paths are {names}{', …'[:3 * (len(leaves) > 8)]}")
+    return (
+        treedef.unflatten([v if t else None for t, (_, v) in zip(trained, leaves)]),
+        treedef.unflatten([None if t else v for t, (_, v) in zip(trained, leaves)]),
+    )
+
+
+def merge(trained: Params, rest: Params) -> Params:
+    """The inverse of `partition`."""
+    return jax.tree.map(lambda a, b: b if a is None else a, trained, rest, is_leaf=_is_hole)
+
+
+def statistics(params: Params) -> Any:
+    """The `Statistic` leaves of a tree, with `None` in the place of every other leaf."""
+    return jax.tree.map(lambda v: v if _is_statistic(v) else None, params, is_leaf=_is_statistic)
+
+
+def with_statistics(params: Params, new: Any) -> Params:
+    """`params` with its `Statistic` leaves replaced by those of `new` (which may be `None`: nothing changes)."""
+    return params if new is None else merge(new, params)
+
+
+def select(condition: jax.Array, on_true: Any, on_false: Any) -> Any:
+    """`on_true` where the scalar `condition` holds, leaf by leaf, else `on_false`."""
+    return jax.tree.map(lambda a, b: jax.lax.select(condition, jnp.asarray(a), jnp.asarray(b)), on_true, on_false)
+
+
+def num_rows(tree: Any) -> int:
+    """The common leading dimension of all leaves; `InputError` where they disagree or there is none."""
+    sizes = {jnp.shape(v)[:1] for v in jax.tree.leaves(tree)}
+    if len(sizes) != 1 or () in sizes:
+        raise InputError(f"every leaf of a batch needs the same leading dimension, got {sorted(s[0] if s else 'a scalar' for s in sizes)}")
+    return sizes.pop()[0]

@@ -1,0 +1,107 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from metalearn.core import InputError
+from metalearn.nets import Conv, conv, max_pool
+
+
+def random(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def reference(x, kernel, strides, padding):
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, (strides, strides), padding, dimension_numbers=dimensions)
+
+
+@pytest.mark.parametrize("size", [(7, 7), (8, 8), (28, 28), (5, 8)])
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize("padding", ["SAME", "VALID", 1])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_value_and_derivatives_equal_lax(size, strides, padding, channels):
+    x, kernel, direction = random(0, 2, *size, channels), random(1, 3, 3, channels, 4), random(2, 3, 3, channels, 4)
+    sides = [(1, 1), (1, 1)] if padding == 1 else padding
+
+    def ours(x, kernel):
+        return conv(x, kernel, strides, padding, impl="patches")
+
+    def lax_conv(x, kernel):
+        return reference(x, kernel, strides, sides)
+
+    def first(f):
+        return jax.grad(lambda x, kernel: jnp.sin(f(x, kernel)).mean(), argnums=(0, 1))
+
+    def second(f):  # through an inner step, as MAML does
+        stepped = lambda x, kernel: kernel - 0.1 * first(f)(x, kernel)[1]  # noqa: E731
+        return jax.grad(lambda x, kernel: (stepped(x, kernel) * direction).sum(), argnums=(0, 1))
+
+    np.testing.assert_allclose(ours(x, kernel), lax_conv(x, kernel), rtol=1e-5, atol=1e-5)
+    for derivative in (first, second):
+        for a, b in zip(jax.jit(derivative(ours))(x, kernel), jax.jit(derivative(lax_conv))(x, kernel), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * float(jnp.abs(b).max()))
+
+
+def test_same_pads_at_the_end_and_a_number_on_both_sides():
+    x = jnp.arange(4.0).reshape(1, 4, 1, 1) + 1
+    kernel = jnp.zeros((3, 1, 1, 1)).at[0].set(1.0)  # picks the first row of every window
+    np.testing.assert_array_equal(conv(x, kernel, 2, "SAME", "patches").ravel(), [1, 3])
+    np.testing.assert_array_equal(conv(x, kernel, 2, [(1, 1), (0, 0)], "patches").ravel(), [0, 2])
+
+
+def test_weights_of_every_task_and_implementations_agree():
+    x, kernel = random(0, 3, 2, 9, 9, 2), random(1, 3, 3, 3, 2, 4)
+    ours = jax.vmap(lambda x, kernel: conv(x, kernel, 2, impl="patches"))(x, kernel)
+    for k in range(3):
+        np.testing.assert_allclose(ours[k], conv(x[k], kernel[k], 2, impl="lax"), atol=1e-5)
+
+
+def test_integer_images_are_computed_in_the_type_of_the_kernel():
+    x = jax.random.randint(jax.random.key(0), (1, 4, 4, 1), 0, 255).astype(jnp.uint8)
+    kernel = random(1, 3, 3, 1, 2)
+    np.testing.assert_allclose(conv(x, kernel), conv(x.astype(jnp.float32), kernel), rtol=1e-6)
+
+
+def test_module_has_kernel_and_bias(key):
+    x = random(0, 2, 6, 6, 3)
+    variables = Conv(5, strides=2).init(key, x)
+    assert jax.tree.map(jnp.shape, variables) == {"params": {"kernel": (3, 3, 3, 5), "bias": (5,)}}
+    kernel, bias = variables["params"]["kernel"], jnp.arange(5.0)
+    expected = reference(x, kernel, 2, "SAME") + bias.reshape(1, 1, 1, -1)
+    outputs = Conv(5, strides=2).apply({"params": {"kernel": kernel, "bias": bias}}, x)
+    np.testing.assert_allclose(outputs, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("x", "options", "message"),
+    [
+        ((2, 6, 6), {}, r"\[n, height, width, 1\], but x has shape \[2, 6, 6\]"),
+        ((2, 6, 6, 3), {}, "x has shape"),
+        ((2, 6, 6, 1), {"padding": "same"}, "padding is 'same'"),
+        ((2, 6, 6, 1), {"impl": "fast"}, "impl is 'fast'"),
+        ((2, 2, 6, 1), {"padding": "VALID"}, "does not fit"),
+    ],
+)
+def test_what_does_not_fit_is_refused(x, options, message):
+    with pytest.raises(InputError, match=message):
+        conv(jnp.zeros(x), jnp.zeros((3, 3, 1, 2)), **{"impl": "patches", **options})
+
+
+@pytest.mark.parametrize("size", [(4, 4), (7, 5)])
+def test_max_pool_equals_reduce_window(size):
+    x = random(0, 2, *size, 3)
+
+    def windows(x):
+        return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+
+    np.testing.assert_array_equal(max_pool(x), windows(x))
+    ours, theirs = (jax.grad(lambda x, f=f: jnp.sin(f(x)).sum())(x) for f in (max_pool, windows))
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_max_pool_is_twice_differentiable():
+    x = jnp.array([1.0, 4.0, 2.0, 3.0]).reshape(1, 2, 2, 1)
+    hessian = jax.hessian(lambda x: (max_pool(x) ** 3).sum())(x).reshape(4, 4)
+    np.testing.assert_allclose(hessian, jnp.diag(jnp.array([0.0, 24.0, 0.0, 0.0])))

@@ -1,0 +1,162 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax import lax
+
+from metalearn.core import InputError, Statistic
+from metalearn.nets import Conv4, from_linen
+
+X = jax.random.uniform(jax.random.key(7), (6, 28, 28, 1))
+MAML = Conv4(5, scale=False, head_init=nn.initializers.normal(1.0))
+REPTILE = Conv4(5, head="flatten")
+PROTONET = Conv4(norm="running", strides=1, pool=True, head="none", epsilon=1e-5)
+
+
+def paths(tree):
+    return {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def by_hand(params, x, *, strides, pool, head, epsilon):
+    """The same network on XLA's own convolution and pooling, with batch statistics."""
+    for i in range(4):
+        block = params[f"block_{i}"]
+        x = lax.conv_general_dilated(
+            x, block["conv"]["kernel"], (strides, strides), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        x = x + block["conv"]["bias"].reshape(1, 1, 1, -1)
+        x = (x - x.mean((0, 1, 2), keepdims=True)) / jnp.sqrt(x.var((0, 1, 2), keepdims=True) + epsilon)
+        x = x * block["norm"].get("scale", jnp.ones(64)).reshape(1, 1, 1, -1) + block["norm"]["bias"].reshape(1, 1, 1, -1)
+        x = jnp.maximum(x, 0)
+        if pool:
+            x = lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+    x = x.mean((1, 2)) if head == "mean" else x.reshape(x.shape[0], -1)
+    return x if head == "none" else x @ params["head"]["kernel"] + params["head"]["bias"].reshape(1, -1)
+
+
+def perturbed(params):
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(3), len(leaves))
+    return jax.tree.unflatten(
+        structure, [leaf + 0.1 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)]
+    )
+
+
+@pytest.mark.parametrize("net", [MAML, REPTILE, PROTONET], ids=["maml", "reptile", "protonet"])
+def test_the_networks_of_the_papers_equal_a_network_written_by_hand(net, key):
+    model = from_linen(net)
+    params = model.init(key, X)
+    params = {**params, "params": perturbed(params["params"])}
+    expected = by_hand(
+        params["params"], X, strides=net.strides, pool=net.pool, head=net.head, epsilon=net.epsilon
+    )
+    outputs, _ = model.train(params, X, key)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_shapes_at_28_by_28(key):
+    def shape(net):
+        return jax.eval_shape(lambda: net.init_with_output(key, X)[0]).shape
+
+    assert shape(PROTONET) == (6, 64)
+    assert shape(Conv4(head="none")) == (6, 2 * 2 * 64)
+    assert shape(MAML) == shape(REPTILE) == (6, 5)
+    params = jax.eval_shape(REPTILE.init, key, X)["params"]
+    assert params["head"]["kernel"].shape == (256, 5)
+    assert shape(Conv4(20, features=32, strides=1, pool=True, head="flatten")) == (6, 20)
+
+
+def test_parameter_paths(key):
+    blocks = [f"['block_{i}']" for i in range(4)]
+    conv = {f"['params']{b}['conv']['{n}']" for b in blocks for n in ("kernel", "bias")}
+    offset = {f"['params']{b}['norm']['bias']" for b in blocks}
+    scale = {f"['params']{b}['norm']['scale']" for b in blocks}
+    head = {"['params']['head']['kernel']", "['params']['head']['bias']"}
+    running = {f"['batch_stats']{b}['norm']['{n}'].value" for b in blocks for n in ("mean", "var")}
+    assert paths(from_linen(MAML).init(key, X)) == conv | offset | head
+    assert paths(from_linen(REPTILE).init(key, X)) == conv | offset | scale | head
+    assert paths(from_linen(PROTONET).init(key, X)) == conv | offset | scale | running
+    assert paths(from_linen(Conv4(5, norm="none")).init(key, X)) == conv | head
+    assert paths(from_linen(Conv4(5, norm="layer")).init(key, X)) == conv | offset | scale | head
+
+
+def test_batch_norm_is_transductive_running_and_layer_norm_are_not(key):
+    def alone(net):
+        model = from_linen(net)
+        params = model.init(key, X)
+        return jnp.abs(model.apply(params, X)[:2] - model.apply(params, X[:2])).max()
+
+    assert alone(REPTILE) > 1e-2
+    assert alone(PROTONET) < 1e-5
+    assert alone(Conv4(5, norm="layer")) < 1e-5
+
+
+def test_training_moves_running_statistics_by_the_batch(key):
+    model = from_linen(PROTONET)
+    params = model.init(key, X)
+    _, statistics = model.train(params, X, key)
+    first = lax.conv_general_dilated(
+        X, params["params"]["block_0"]["conv"]["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    moved = statistics["batch_stats"]["block_0"]["norm"]
+    assert isinstance(moved["mean"], Statistic)
+    np.testing.assert_allclose(moved["mean"].value, 0.1 * first.mean((0, 1, 2)), atol=1e-6)
+    np.testing.assert_allclose(moved["var"].value, 0.9 + 0.1 * first.var((0, 1, 2)), atol=1e-6)
+
+
+def test_initial_weights_are_those_of_the_papers(key):
+    params = from_linen(MAML).init(key, X)["params"]
+    limit = np.sqrt(6 / (9 * 64 + 9 * 64))  # Glorot: 6 / (fan-in + fan-out)
+    kernel = params["block_1"]["conv"]["kernel"]
+    assert 0.99 * limit < float(jnp.abs(kernel).max()) <= limit
+    assert 0.8 < float(params["head"]["kernel"].std()) < 1.2
+    assert not any(jnp.any(params[f"block_{i}"]["conv"]["bias"]) for i in range(4))
+
+
+def test_dropout_acts_only_with_a_key(key):
+    model = from_linen(Conv4(5, norm="none", dropout=0.5))
+    params = model.init(key, X)
+    plain = from_linen(Conv4(5, norm="none")).apply(params, X)
+    np.testing.assert_array_equal(model.apply(params, X), plain)
+    one, two = (model.apply(params, X, jax.random.key(i)) for i in (1, 2))
+    assert jnp.abs(one - two).max() > 1e-3
+    np.testing.assert_array_equal(one, model.apply(params, X, jax.random.key(1)))
+
+
+def test_images_without_a_channel_axis(key):
+    params = REPTILE.init(key, X)
+    np.testing.assert_array_equal(REPTILE.apply(params, X[..., 0]), REPTILE.apply(params, X))
+
+
+@pytest.mark.parametrize(
+    ("net", "x", "message"),
+    [
+        (Conv4(5, norm="group"), X, "norm is 'group', but must be one of batch, running, layer, none"),
+        (Conv4(5, head="max"), X, "head is 'max'"),
+        (Conv4(), X, "num_outputs is missing"),
+        (MAML, X[:, 0, :, 0], r"x has shape \[6, 28\]"),
+        (PROTONET, X[:, :8, :8], "pool needs images of 2x2"),
+    ],
+)
+def test_what_cannot_be_is_refused(net, x, message, key):
+    with pytest.raises(InputError, match=message):
+        net.init(key, x)
+
+
+def test_implementations_agree_through_an_inner_step(key):
+    params = MAML.init(key, X)
+    labels = jnp.arange(6) % 5
+
+    def loss(params, impl):
+        outputs = MAML.clone(impl=impl).apply(params, X)
+        return -jnp.take_along_axis(nn.log_softmax(outputs), labels[:, None], 1).mean()
+
+    def after_a_step(params, impl):
+        stepped = jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params, impl))
+        return loss(stepped, impl)
+
+    ours, theirs = (jax.jit(jax.grad(after_a_step), static_argnums=1)(params, impl) for impl in ("patches", "lax"))
+    scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(theirs))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4 * scale)

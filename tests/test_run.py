@@ -1,0 +1,450 @@
+"""Runs against a plain Python loop; resumed, interrupted and batched runs against runs that were not."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from metalearn import checkpoint, logs
+from metalearn.core import Algorithm, InputError, Statistic
+from metalearn.run import NonFiniteLoss, run
+from metalearn.steps import EVALUATE, INIT
+
+OPTIMIZER = optax.adam(0.05)
+
+
+def init(key, batch):
+    params = jax.random.normal(key, batch.shape)
+    return {
+        "params": params,
+        "opt_state": OPTIMIZER.init(params),
+        "mean": Statistic(jnp.zeros(())),
+        "key": jax.random.fold_in(key, 7),
+        "count": 0,
+        "best": jnp.inf,
+    }
+
+
+def step(state, batch, key):
+    noise = 0.01 * jax.random.normal(key, batch.shape)
+    loss, grads = jax.value_and_grad(lambda p: jnp.mean((p - batch - noise) ** 2))(state["params"])
+    updates, opt_state = OPTIMIZER.update(grads, state["opt_state"])
+    new = {
+        "params": optax.apply_updates(state["params"], updates),
+        "opt_state": opt_state,
+        "mean": Statistic(0.9 * state["mean"].value + 0.1 * loss),
+        "key": jax.random.split(state["key"])[0],
+        "count": state["count"] + 1,
+        "best": jnp.minimum(state["best"], loss),
+    }
+    return new, {"loss": loss, "far": jnp.abs(batch), "per_task/x": batch}
+
+
+def sample(key):
+    return 1.0 + jax.random.normal(key, (3,))
+
+
+def evaluate(state, key):
+    return {"loss": jnp.mean((state["params"] - sample(key)) ** 2), "each": state["params"]}
+
+
+QUADRATIC = Algorithm(init, step)
+
+
+def python_loop(key, num_steps):
+    """The same training, one uncompiled step after another, written from the documentation of the keys."""
+    fold = jax.random.fold_in
+    begin = fold(key, np.uint32(INIT))
+    state, losses = init(fold(begin, 1), sample(fold(begin, 0))), []
+    for t in range(num_steps):
+        state, metrics = step(state, sample(fold(fold(key, t), 0)), fold(fold(key, t), 1))
+        losses.append(float(metrics["loss"]))
+    return state, losses
+
+
+def bits(tree):
+    """Every leaf as bytes."""
+    is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
+    leaves = [jax.random.key_data(x) if is_key(x) else x for x in jax.tree.leaves(tree)]
+    return [np.asarray(x).tobytes() for x in leaves]
+
+
+def timeless(history):
+    return [{k: v for k, v in line.items() if k not in ("time", "steps_per_second")} for line in history]
+
+
+def quiet(num_steps, **options):
+    options = {"key": jax.random.key(0), "log_every": 10, "progress": False, "tensorboard": False} | options
+    return run(options.pop("algorithm", QUADRATIC), options.pop("sample", sample), num_steps, **options)
+
+
+def test_history_is_that_of_a_python_loop(key):
+    state, history = quiet(25, evaluate=evaluate, every=15)
+    expected, losses = python_loop(key, 25)
+    chex.assert_trees_all_close(state["params"], expected["params"], rtol=1e-5)
+    assert [line["step"] for line in history] == [10, 15, 15, 20, 25, 25]
+    steps, means = logs.column(history, "train/loss")
+    np.testing.assert_array_equal(steps, [10, 15, 20, 25])
+    chunks = [losses[:10], losses[10:15], losses[15:20], losses[20:]]
+    np.testing.assert_allclose(means, [np.mean(chunk) for chunk in chunks], rtol=1e-5)
+    steps, values = logs.column(history, "validation/loss")
+    np.testing.assert_array_equal(steps, [15, 25])
+    seen = evaluate(expected, jax.random.fold_in(key, np.uint32(EVALUATE)))
+    np.testing.assert_allclose(values[-1], seen["loss"], rtol=1e-5)
+    np.testing.assert_allclose(history[-1]["validation/each"], np.mean(expected["params"]), rtol=1e-5)
+    assert not any("per_task" in name for line in history for name in line)
+    assert set(history[0]) == {"step", "train/loss", "train/far", "time", "steps_per_second"}
+
+
+def test_the_result_does_not_depend_on_the_chunks():
+    state, _ = quiet(24, log_every=100)
+    for options in ({"log_every": 1}, {"log_every": 7}, {"log_every": 5, "every": 3, "evaluate": evaluate}):
+        assert bits(quiet(24, **options)[0]) == bits(state)
+
+
+def test_nothing_is_traced_twice():
+    counts = {"init": 0, "step": 0, "sample": 0, "evaluate": 0}
+
+    def counted(name, fn):
+        def wrapped(*args):
+            counts[name] += 1
+            return fn(*args)
+
+        return wrapped
+
+    algorithm = Algorithm(counted("init", init), chex.assert_max_traces(step, n=1))
+    quiet(
+        57, algorithm=algorithm, sample=counted("sample", sample), evaluate=counted("evaluate", evaluate), every=13,
+        log_every=10,
+    )  # fmt: skip
+    assert counts == {"init": 1, "step": 0, "sample": 2, "evaluate": 1}  # init and step sample
+
+
+def test_seeds_at_once_are_each_their_own_run():
+    keys = jax.random.split(jax.random.key(3), 3)
+    state, history = quiet(10, key=keys, evaluate=evaluate, every=5, log_every=5)
+    for s, seed in enumerate(keys):
+        alone, history_alone = quiet(10, key=seed, evaluate=evaluate, every=5, log_every=5)
+        chex.assert_trees_all_close(state["params"][s], alone["params"], rtol=1e-5)
+        chex.assert_trees_all_close(jax.tree.map(lambda x: x[s], state["opt_state"]), alone["opt_state"], rtol=1e-5)
+        for name in ("train/loss", "train/far", "validation/loss", "validation/each"):
+            steps, values = logs.column(history, name)
+            steps_alone, values_alone = logs.column(history_alone, name)
+            np.testing.assert_array_equal(steps, steps_alone)
+            np.testing.assert_allclose(values[:, s], values_alone, rtol=1e-5)
+
+
+@pytest.mark.parametrize("log_every, every, checkpoint_every", [(10, 20, None), (10, 7, None), (7, 20, 5), (100, 6, 4)])
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, log_every, every, checkpoint_every):
+    options = dict(evaluate=evaluate, log_every=log_every, every=every, checkpoint_every=checkpoint_every)
+    whole, history = quiet(60, folder=tmp_path / "whole", **options)
+    state, short = quiet(40 if every == 20 else 42, folder=tmp_path / "parts", **options)
+    state, resumed = quiet(60, folder=tmp_path / "parts", **options)
+    assert bits(state) == bits(whole)
+    cut = short[-1]["step"]
+    drop = lambda lines: [line for line in timeless(lines) if line["step"] != cut and "train/loss" in line]  # noqa: E731
+    if cut % log_every and cut % every:  # a run that ended between boundaries has a boundary more
+        history, resumed = drop(history), drop(resumed)
+    assert timeless(resumed) == timeless(history)
+    assert logs.read(tmp_path / "parts" / "log.jsonl") == quiet(60, folder=tmp_path / "parts", **options)[1]
+
+
+def test_seeds_resume_too(tmp_path):
+    keys = jax.random.split(jax.random.key(3), 3)
+    whole, history = quiet(40, key=keys, evaluate=evaluate, every=10)
+    quiet(20, key=keys, evaluate=evaluate, every=10, folder=tmp_path)
+    state, resumed = quiet(40, key=keys, evaluate=evaluate, every=10, folder=tmp_path)
+    assert bits(state) == bits(whole) and timeless(resumed) == timeless(history)
+
+
+def test_a_finished_run_returns_at_once(tmp_path):
+    state, history = quiet(20, folder=tmp_path)
+
+    def step_that_must_not_run(state, batch, key):
+        def fail():
+            raise AssertionError
+
+        jax.debug.callback(fail)
+        return step(state, batch, key)
+
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints").rglob("*")}
+    again, full = quiet(20, algorithm=Algorithm(init, step_that_must_not_run), folder=tmp_path)
+    assert bits(again) == bits(state) and full == history
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints").rglob("*")}
+    with pytest.raises(InputError, match="num_steps: is 10, and .* is at step 20 already"):
+        quiet(10, folder=tmp_path)
+
+
+def test_log_lines_after_the_checkpoint_and_half_lines_are_removed(tmp_path):
+    whole, history = quiet(60, folder=tmp_path / "whole", checkpoint_every=20)
+    quiet(40, folder=tmp_path / "parts", checkpoint_every=20)
+    log = tmp_path / "parts" / "log.jsonl"
+    later = '{"step": 50, "train/loss": 1.0, "time": 9.0, "steps_per_second": 1.0}\n{"step": 60, "train/lo'
+    log.write_text(log.read_text() + later)
+    state, resumed = quiet(60, folder=tmp_path / "parts", checkpoint_every=20)
+    assert bits(state) == bits(whole)
+    assert timeless(resumed) == timeless(history) == timeless(logs.read(log))
+    assert len(log.read_text().splitlines()) == len(history)
+    times = [line["time"] for line in resumed]
+    assert times == sorted(times)
+
+
+def test_a_damaged_checkpoint_costs_one_interval_and_one_sentence(tmp_path, capfd):
+    whole, history = quiet(60, folder=tmp_path / "whole", checkpoint_every=10)
+    quiet(40, folder=tmp_path / "parts", checkpoint_every=10)
+    newest = tmp_path / "parts" / "checkpoints" / "40"
+    data = max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    data.write_bytes(data.read_bytes()[:-3])
+    capfd.readouterr()
+    state, resumed = quiet(60, folder=tmp_path / "parts", checkpoint_every=10)
+    assert bits(state) == bits(whole) and timeless(resumed) == timeless(history)
+    said = capfd.readouterr()
+    assert said.out == "" and len(said.err.splitlines()) == 1
+    assert "checkpoint 40" in said.err and "checkpoint 30 is used" in said.err
+    assert (tmp_path / "parts" / "damaged" / "40").is_dir()
+    assert checkpoint.steps(tmp_path / "parts") == [40, 50, 60]
+
+
+def test_nothing_whole_is_an_error_that_loses_nothing(tmp_path):
+    quiet(20, folder=tmp_path)
+    log = (tmp_path / "log.jsonl").read_text()
+    (tmp_path / "checkpoints" / "20" / "digest" / "metadata").write_text("{}")
+    with pytest.raises(InputError, match="no checkpoint that can be read"):
+        quiet(30, folder=tmp_path)
+    assert (tmp_path / "log.jsonl").read_text() == log
+
+
+def test_the_best_is_chosen_by_the_evaluation(tmp_path):
+    def worse_and_worse(state, key):
+        return {"accuracy": 1.0 / state["count"], "loss": 1.0 / state["count"], "size": state["count"]}
+
+    for best, expected in (None, 5), ("accuracy", 5), ("loss", 20), ("max:size", 20), ("min:size", 5):
+        folder = tmp_path / str(best)
+        state, _ = quiet(20, evaluate=worse_and_worse, every=5, keep=1, best=best, folder=folder)
+        assert checkpoint.steps(folder) == sorted({expected, 20})
+        restored, found = checkpoint.restore(folder, state, step="best")
+        assert found == expected == restored["count"]
+    for best, message in ("acuracy", "'acuracy' is not evaluated; expected one of accuracy"), ("size", "max:size"):
+        with pytest.raises(InputError, match=message):
+            quiet(20, evaluate=worse_and_worse, best=best)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    seed: int = 3
+    num_steps: int = 20
+    rates: tuple = (0.1, 0.2)
+    optimizer: dict = dataclasses.field(default_factory=lambda: {"name": "adam", "rate": 0.1})
+    data: str = "/somewhere/on/this/machine/omniglot"
+    loss: object = np.mean
+
+
+def test_another_config_is_refused_field_by_field(tmp_path):
+    quiet(20, folder=tmp_path, config=Config())
+    other = Config(seed=4, num_steps=30, optimizer={"name": "adam", "rate": 0.2})
+    with pytest.raises(InputError, match=r"optimizer.rate was 0.1 and is 0.2; seed was 3 and is 4\.") as error:
+        quiet(30, folder=tmp_path, config=other)
+    assert "num_steps" not in str(error.value) and "name" not in str(error.value)
+    with pytest.raises(InputError, match="num_steps was 20 and is 30"):
+        quiet(30, folder=tmp_path, config=Config(num_steps=30), free=())
+    with pytest.raises(InputError, match=r"extra was '\(none\)' and is 1"):
+        quiet(20, folder=tmp_path, config=dataclasses.asdict(Config()) | {"extra": 1})
+    with pytest.raises(InputError, match=r"key was \[0, 0\] and is \[0, 1\]"):
+        quiet(20, folder=tmp_path, config=Config(), key=jax.random.key(1))
+    assert quiet(30, folder=tmp_path, config=Config(num_steps=30))[1][-1]["step"] == 30
+    assert json.loads((tmp_path / "config.json").read_text())["num_steps"] == 30
+
+
+def test_the_folder_tells_where_the_run_comes_from(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/home/someone/train.py", "--data=/home/someone/data", "--seed", "3"])
+    quiet(20, folder=tmp_path, config=Config(), tensorboard=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["seed"] == 3 and config["rates"] == [0.1, 0.2] and config["data"] == "omniglot"
+    environment = json.loads((tmp_path / "environment.json").read_text())
+    assert environment["command"] == ["train.py", "--data=data", "--seed", "3"]
+    assert environment["jax"] == jax.__version__ and environment["optax"] == optax.__version__
+    assert environment["seed"] is None or environment["seed"] == 3
+    assert {"python", "jaxlib", "flax", "orbax-checkpoint", "numpy", "metalearn", "device", "cpus", "git"} <= set(environment)
+    for name in ("config.json", "environment.json"):
+        assert "/home" not in (tmp_path / name).read_text() and str(tmp_path) not in (tmp_path / name).read_text()
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found == {"config.json", "environment.json", "log.jsonl", "checkpoints", "tensorboard"}
+    assert any("tfevents" in path.name for path in (tmp_path / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+def test_a_loss_that_is_not_finite_stops_and_is_not_saved(tmp_path, bad):
+    def diverging(state, batch, key):
+        state, metrics = step(state, batch, key)
+        loss = jnp.where(state["count"] == 37, bad, metrics["loss"])
+        return state | {"params": state["params"] * loss / loss}, metrics | {"loss": loss}
+
+    algorithm = Algorithm(init, diverging)
+    with pytest.raises(NonFiniteLoss, match=r"at step 37; the last good checkpoint is that of step 30 in"):
+        quiet(60, algorithm=algorithm, folder=tmp_path, checkpoint_every=10)
+    state, found = checkpoint.restore(tmp_path, jax.eval_shape(init, jax.random.key(0), jnp.zeros(3)))
+    assert found == 30 and np.isfinite(state["params"]).all()
+    with pytest.raises(NonFiniteLoss, match="step 37"):  # and again, from step 30
+        quiet(60, algorithm=algorithm, folder=tmp_path, checkpoint_every=10)
+    with pytest.raises(NonFiniteLoss, match="step 37; nothing was saved"):
+        quiet(60, algorithm=algorithm)
+    with pytest.raises(NonFiniteLoss, match="loss of seed 0 is .* at step 37"):
+        quiet(60, algorithm=algorithm, key=jax.random.split(jax.random.key(0), 2))
+
+
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
+    """The last step before a checkpoint spoils the parameters, and its loss does not know yet."""
+
+    def spoiling(state, batch, key):
+        state, metrics = step(state, batch, key)
+        return state | {"params": jnp.where(state["count"] == 40, jnp.nan, state["params"])}, metrics
+
+    with pytest.raises(NonFiniteLoss, match=r"The state's \['params'\] is not finite after step 40; .* step 30 in"):
+        quiet(60, algorithm=Algorithm(init, spoiling), folder=tmp_path, checkpoint_every=10)
+    assert checkpoint.steps(tmp_path) == [10, 20, 30]
+
+
+def test_convolutions_are_not_put_into_a_loop_on_cpu():
+    images = jnp.ones((2, 8, 8, 1))
+
+    def conv_step(state, batch, key):
+        def loss(kernel):
+            out = jax.lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            return jnp.mean((out - batch) ** 2)
+
+        hidden = jax.jit(jax.checkpoint(jax.value_and_grad(loss)))  # the search must look inside
+        value, grads = hidden(state)
+        return state - 0.1 * grads, {"loss": value}
+
+    algorithm = Algorithm(lambda key, batch: jax.random.normal(key, (3, 3, 1, 1)), conv_step)
+    traced = chex.assert_max_traces(conv_step, n=1)
+    state, history = quiet(23, algorithm=algorithm._replace(step=traced), sample=lambda key: jax.random.normal(key, ()))
+    expected, losses, fold, root = None, [], jax.random.fold_in, jax.random.key(0)
+    expected = algorithm.init(fold(fold(root, np.uint32(INIT)), 1), None)
+    for t in range(23):
+        expected, metrics = conv_step(expected, jax.random.normal(fold(fold(root, t), 0), ()), None)
+        losses.append(float(metrics["loss"]))
+    chex.assert_trees_all_close(state, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        logs.column(history, "train/loss")[1], [np.mean(losses[:10]), np.mean(losses[10:20]), np.mean(losses[20:])], rtol=1e-5
+    )
+
+
+def test_what_the_user_owns_is_not_donated():
+    """States made of arrays from outside, the same one twice."""
+    outside = jnp.arange(3.0)
+    algorithm = Algorithm(
+        lambda key, batch: {"a": outside, "b": outside, "key": key},
+        lambda state, batch, key: (state | {"a": state["a"] + 1}, {"loss": jnp.sum(state["a"])}),
+    )
+    key = jax.random.key(0)
+    state, _ = quiet(12, algorithm=algorithm, key=key)
+    np.testing.assert_array_equal(state["a"], outside + 12)
+    np.testing.assert_array_equal(state["b"], outside)
+    assert jax.random.key_data(key).shape == (2,)
+
+
+def test_bad_arguments_get_one_sentence(tmp_path):
+    for options, message in (
+        ({"num_steps": 0}, "num_steps: is 0"),
+        ({"log_every": 0}, "log_every: is 0"),
+        ({"every": 2.5}, "every: is 2.5"),
+        ({"keep": -1}, "keep: is -1"),
+        ({"key": jax.random.PRNGKey(0)}, r"key: has dtype uint32"),
+        ({"key": 0}, "key: has 0"),
+        ({"config": {"x": object()}, "folder": tmp_path / "a"}, "config: a object cannot be written"),
+    ):
+        with pytest.raises(InputError, match=message):
+            quiet(options.pop("num_steps", 5), **options)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="folder: .* cannot be written to"):
+        quiet(5, folder=tmp_path / "file" / "run")
+
+
+def test_progress_off_is_silent_and_plain_lines_come_elsewhere(tmp_path, capfd):
+    quiet(20, folder=tmp_path)
+    quiet(40, folder=tmp_path)
+    said = capfd.readouterr()
+    assert said.out == "" and said.err == ""
+    quiet(60, folder=tmp_path, progress=True, evaluate=evaluate)
+    said = capfd.readouterr()
+    lines = said.err.splitlines()
+    assert said.out == "" and len(lines) == 2
+    assert lines[0].startswith("resuming from step 40")
+    assert lines[1].startswith("step 60/60  loss ") and "validation loss" in lines[1] and "steps/s" in lines[1]
+
+
+def test_from_another_thread_no_handlers_are_set(tmp_path):
+    results, before = [], signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=lambda: results.append(quiet(20, folder=tmp_path)))
+    thread.start()
+    thread.join()
+    assert results[0][1][-1]["step"] == 20 and signal.getsignal(signal.SIGINT) is before
+
+
+def test_importing_run_is_cheap():
+    check = "import sys, metalearn.run; print([m for m in ('orbax', 'rich', 'tensorboardX') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+SLEEPER = """
+    import signal, sys, time
+    import jax, jax.numpy as jnp
+    from metalearn.core import Algorithm
+    from metalearn.run import run
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job may have inherited "ignore"
+
+    def step(state, batch, key):
+        jax.debug.callback(lambda: time.sleep(0.005), ordered=False)
+        return state + jnp.mean(batch), {"loss": jnp.abs(state)}
+
+    algorithm = Algorithm(lambda key, batch: jnp.zeros(()), step)
+    state, history = run(
+        algorithm, lambda key: jax.random.normal(key, (3,)), int(sys.argv[2]), key=jax.random.key(0), folder=sys.argv[1],
+        log_every=10, checkpoint_every=1000, progress=False, tensorboard=False,
+    )
+    print(float(state).hex())
+"""
+
+
+def start(folder, num_steps):
+    command = [sys.executable, "-c", textwrap.dedent(SLEEPER), str(folder), str(num_steps)]
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[1])
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+@pytest.mark.parametrize("number, codes", [(signal.SIGINT, (130, -signal.SIGINT)), (signal.SIGTERM, (143,))])
+def test_signals_save_and_say_how_to_go_on(tmp_path, number, codes):
+    log = tmp_path / "parts" / "log.jsonl"
+    process = start(tmp_path / "parts", 1_000_000)
+    while process.poll() is None and not (log.exists() and log.stat().st_size):
+        threading.Event().wait(0.02)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode in codes
+    assert "second one stops at once" in error and "the same command goes on from there" in error
+    (stopped,) = checkpoint.steps(tmp_path / "parts")
+    assert stopped == logs.read(log)[-1]["step"] and stopped % 10 == 0
+    total = stopped + 30
+    outputs = []
+    for name in ("parts", "whole"):
+        process = start(tmp_path / name, total)
+        outputs.append(process.communicate(timeout=120)[0])
+        assert process.returncode == 0
+    assert outputs[0] == outputs[1] != ""
+    assert timeless(logs.read(log)) == timeless(logs.read(tmp_path / "whole" / "log.jsonl"))
