@@ -27,18 +27,16 @@ def launch(presets: Mapping[str, tuple[str, Any]], work: Callable[[Any], None], 
 
 
 def nearest(name: str, known) -> str:
-    """`did you mean 'a' or 'b'?`, or all there is where nothing is near."""
+    """`did you mean 'a' or 'b'?`, or all there is where nothing is near: the end of a sentence."""
     import difflib
 
     close = difflib.get_close_matches(name, list(known), 3, 0.4)
     if close:
         return f"did you mean {' or '.join(map(repr, close))}?"
-    return f"there are {', '.join(sorted(known))}"
+    return f"there are {', '.join(sorted(known))}."
 
 
 def fail(sentence: str, code: int = 2) -> None:
     """Prints one sentence on standard error and exits."""
     print(f"error: {sentence}", file=sys.stderr)
     raise SystemExit(code)
-
-

@@ -1,192 +1,315 @@
-"""From settings to a trained, tested and reported few-shot learner: what every few-shot experiment shares."""
+"""From settings to a trained, tested and reported learner: what every few-shot experiment shares."""
 
 import importlib
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
 import metalearn as ml
 from experiments.command_line import nearest
-from metalearn.core import Algorithm, InputError, Learner, Model
-from metalearn.run import run
+from metalearn.core import Algorithm, Criterion, InputError, Learner, Model, Params, TaskFn
+from metalearn.report import Row, print_table, read_results, report, write_results
+
+METHODS = ("maml", "fomaml", "anil", "meta_sgd", "reptile", "protonet", "finetune", "scratch")
+TITLES = {
+    "maml": ("MAML", "finn2017maml"), "fomaml": ("FOMAML", "finn2017maml"), "anil": ("ANIL", "raghu2020anil"),
+    "meta_sgd": ("Meta-SGD", "li2017metasgd"), "reptile": ("Reptile", "nichol2018reptile"),
+    "protonet": ("ProtoNet", "snell2017prototypical"), "finetune": ("Fine-tuning", "chen2019closer"),
+    "scratch": ("From scratch", None),
+}  # fmt: skip
+_VALIDATION, _TEST = 1, 2  # keys of the validation and test tasks: the same whatever the seed and the method
 
 
-class Recipe(NamedTuple):
-    """A method on an experiment.
+class Problem(NamedTuple):
+    """What is learned: a network for a number of ways, a criterion, and samplers `(num_ways, num_support, num_query) -> sample`.
 
-    `algorithm` trains on `sample: key -> batch`; `learner(num_ways, num_steps, trajectory)` is what is validated and
-    tested with. `adapts`: whether adaptation goes in steps.
+    `joint` samples tasks for plain training on everything at once. `metric` is what is reported.
     """
 
-    algorithm: Algorithm
-    sample: Callable
-    learner: Callable[[int, int, bool], Learner]
-    adapts: bool = True
+    name: str
+    network: Callable[[int], Model]
+    criterion: Criterion
+    metric: str
+    train: Callable[..., Any]
+    joint: Callable[[], Any]
+    validation: Callable[..., Any]
+    test: Callable[..., Any]
+    pretrained: Model
+    new_head: bool = False
 
 
-def network(method: str, num_ways: int, width: int) -> Model:
-    """Conv-4 as the method's paper has it."""
-    from flax import linen as nn
+class Trained(NamedTuple):
+    """A learner and the shared parameters that a run arrived at; `state = learner.adapt(params, support, key)`."""
 
-    if method == "protonet":
-        uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-        return ml.from_linen(
-            ml.nets.Conv4(
-                features=width, norm="running", strides=1, pool=True, head="none", epsilon=1e-5, kernel_init=uniform
-            )
-        )
-    if method == "reptile":
-        return ml.from_linen(ml.nets.Conv4(num_ways, features=width, head="flatten"))
-    if method == "finetune":
-        return ml.from_linen(ml.nets.Conv4(features=width, scale=False, head="none"))
-    return ml.from_linen(ml.nets.Conv4(num_ways, features=width, scale=False, head_init=nn.initializers.normal(1.0)))
+    learner: Learner
+    params: Params
 
 
-def outer_optimizer(settings: Any) -> optax.GradientTransformation:
-    """The outer optimizer with its decay."""
-    rate: Any = settings.outer_rate
-    if settings.outer_decay == "linear":
-        rate = optax.linear_schedule(rate, 0.0, settings.steps)
-    elif settings.outer_decay == "halving":
-        rate = optax.exponential_decay(rate, settings.halve_every, 0.5, staircase=True)
-    elif settings.outer_decay != "none":
-        raise InputError(f"outer_decay must be none, linear or halving, but is {settings.outer_decay!r}.")
-    return _one_of("outer", settings.outer, {"adam": optax.adam, "sgd": optax.sgd})(rate)
+def learner_of(s: Any, problem: Problem, num_ways: int, num_steps: int, *, batch_size=None, **options: Any) -> Learner:
+    """The learner that settings describe, for any number of ways and inner steps."""
+    criterion, model = problem.criterion, problem.network(num_ways)
+    inner = _inner_optimizer(s)
+    match s.method:
+        case "maml" | "fomaml":
+            return ml.meta.maml(model, criterion, inner, num_steps, first_order=s.method == "fomaml", **options)
+        case "anil":
+            return ml.meta.anil(model, criterion, inner, num_steps, **options)
+        case "meta_sgd":
+            return ml.meta.meta_sgd(model, criterion, num_steps, rate=s.inner_rate, **options)
+        case "reptile":
+            options |= {"batch_size": batch_size, "transductive": s.transductive}
+            return ml.meta.reptile(model, criterion, inner, num_steps, **options)
+        case "protonet":
+            return ml.meta.protonet(model, num_ways)
+        case "finetune":
+            options |= {"new_head": num_ways, "where": "head"} if problem.new_head else {}
+            return ml.meta.finetune(problem.pretrained, criterion, inner, num_steps, **options)
+        case "scratch":
+            return ml.meta.scratch(model, criterion, inner, num_steps, **options)
+    return _own(s.method, model, criterion)
 
 
-def _inner_optimizer(settings: Any) -> optax.GradientTransformation:
-    smooth = 0.0 if settings.method == "reptile" else 1e-16  # Adam has to be differentiated through elsewhere
+def task_fn_of(s: Any, problem: Problem, learner: Learner) -> TaskFn:
+    """What a task proposes in training."""
+    if s.method == "reptile":
+        return ml.difference(learner.adapt)
+    if s.method == "finetune":
+        return ml.gradient(ml.supervised(problem.pretrained, problem.criterion))
+    return ml.episodic(learner, problem.criterion)
+
+
+def algorithm_of(s: Any, problem: Problem) -> Algorithm:
+    """The outer loop that settings describe."""
+    learner = learner_of(s, problem, s.ways, s.inner_steps, batch_size=s.inner_batch)
+    return ml.over_tasks(learner.init, task_fn_of(s, problem, learner), ml.mean(), _outer_optimizer(s))
+
+
+def train(s: Any, problem: Problem) -> list[Params]:
+    """Trains (or goes on training) in `s.folder`; returns the parameters of the best checkpoint, one for each seed."""
+    check_settings(s)
+    if s.method == "scratch":  # nothing is shared between tasks, so there is nothing to train
+        learner = learner_of(s, problem, s.ways, 0)
+        task = problem.train(s.ways, s.shots, s.queries)(jax.random.key(0))
+        return [learner.init(jax.random.key(seed), task) for seed in s.seeds]
+    algorithm = algorithm_of(s, problem)
+    sample = (
+        problem.joint()
+        if s.method == "finetune"
+        else ml.data.batched(problem.train(s.ways, s.shots, s.queries), s.tasks)
+    )
+    ways, shots, steps = _test_ways(s)[0], _test_shots(s)[0], s.validation_steps
+    judge = ml.evaluate(learner_of(s, problem, ways, steps, batch_size=s.test_batch), problem.criterion)
+    tasks = ml.data.batched(problem.validation(ways, shots, s.test_queries), s.validation_tasks)
+
+    def evaluate(state, key):
+        return judge(state.params, tasks(jax.random.key(_VALIDATION)), key)
+
+    keys = jax.vmap(jax.random.key)(jnp.asarray(s.seeds)) if len(s.seeds) > 1 else jax.random.key(s.seeds[0])
+    best = {"accuracy": "accuracy"}.get(problem.metric, "loss")
+    ml.run(
+        algorithm, sample, s.steps, key=keys, evaluate=evaluate, every=s.validate_every, log_every=s.log_every,
+        folder=s.folder, config=s, free=("folder", "test_ways", "test_queries", "test_tasks"), best=best,
+    )  # fmt: skip
+    return best_params(s, problem)
+
+
+def best_params(s: Any, problem: Problem) -> list[Params]:
+    """The parameters of the best checkpoint in `s.folder`, one for each seed."""
+    algorithm = algorithm_of(s, problem)
+    task = jax.eval_shape(problem.train(s.ways, s.shots, s.queries), jax.random.key(0))
+    batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape), a.dtype), task)
+    one = jax.eval_shape(algorithm.init, jax.random.key(0), batch)
+    several = len(s.seeds) > 1
+    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct((len(s.seeds), *a.shape), a.dtype), one) if several else one
+    state, _ = ml.restore(s.folder, like, step="best")
+    return [jax.tree.map(lambda a: a[i], state.params) for i in range(len(s.seeds))] if several else [state.params]
+
+
+def test(s: Any, problem: Problem, params: Sequence[Params], *, published: dict | None = None) -> list[Row]:
+    """Query metrics on unseen tasks, for every number of test ways, shots and adaptation steps."""
+    own_steps = s.method != "protonet" and s.method in METHODS
+    at = s.test_steps if own_steps else (0,)
+    rows = []
+    for ways in _test_ways(s):
+        for shots in _test_shots(s):
+            options = {"trajectory": True} if own_steps else {}
+            learner = learner_of(s, problem, ways, max(at), batch_size=s.test_batch, **options)
+            measure = ml.evaluate(learner, problem.criterion, at=at if own_steps else None)
+            tasks = problem.test(ways, shots, s.test_queries)
+            values = np.stack([_measured(measure, one, tasks, s.test_tasks)[problem.metric] for one in params])
+            values = values.reshape(*values.shape[:2], len(at))  # [S, K, number of adaptation steps]
+            for i, steps in enumerate(at):
+                classes = problem.metric == "accuracy"
+                rows.append(
+                    Row(
+                        method=title(s.method),
+                        cite=TITLES.get(s.method, ("", None))[1],
+                        metric=problem.metric,
+                        higher_is_better=classes,
+                        ways=ways if classes else None,
+                        shots=shots,
+                        queries=s.test_queries,
+                        adapt_steps=steps if own_steps else None,
+                        transductive=s.transductive and s.method != "protonet" if classes else None,
+                        split=getattr(s, "split", None),
+                        rotations=getattr(s, "test_rotations", None),
+                        budget=0 if s.method == "scratch" else s.steps,
+                        protocol=_protocol(s, problem, ways, shots),
+                        values=values[..., i],
+                        published=(published or {}).get((s.method, ways, shots, steps)),
+                        before=values[..., 0] if own_steps and at[0] == 0 else None,
+                    )  # fmt: skip
+                )
+    return rows
+
+
+def main(s: Any, problem_of: Callable[[Any], Problem], published: dict) -> list[tuple[Any, Problem, list[Params]]]:
+    """Trains, tests and reports `s.method`, and the methods beside it on the same tasks, each in a folder of its own."""
+    methods = (s.method, *s.beside)
+    each = [replace(s, method=m, beside=(), folder=f"{s.folder}/{m}") for m in methods] if s.beside else [s]
+    for one in each:
+        check_settings(one)
+    done = []
+    for one in each:
+        problem = problem_of(one)
+        print(f"{title(one.method)}: {one.folder}")
+        params = train(one, problem)
+        one = tuned(one, problem, params)
+        write_results(one.folder, test(one, problem, params, published=published))
+        done.append((one, problem, params))
+    folders = [one.folder for one in each]
+    written = report(folders, out=s.folder)
+    print_table([row for folder in folders for row in read_results(folder)])
+    print("written: " + ", ".join(str(path) for path in written if path.suffix in (".md", ".png")))
+    return done
+
+
+def check_settings(s: Any) -> None:
+    """Refuses what no run could be made of, before anything is computed."""
+    if ":" in s.method:
+        _named(s.method)
+    elif s.method not in METHODS:
+        raise InputError(f"there is no method {s.method!r}; {nearest(s.method, METHODS)}")
+    if not s.seeds or not s.test_steps or min(s.test_steps) < 0:
+        raise InputError("seeds and test_steps each need at least one value, and steps are not negative.")
+    if s.validation_tasks < 1 or s.test_tasks < 2:
+        raise InputError("validation_tasks must be at least 1, and test_tasks at least 2 for an interval.")
+
+
+def title(method: str) -> str:
+    """A method's name as tables show it."""
+    return TITLES.get(method, (method, None))[0]
+
+
+def test_tasks(problem: Problem, ways: int, shots: int, queries: int, count: int) -> ml.Task:
+    """The first `count` test tasks: task i is drawn with its own key, whatever is compared on it."""
+    sample = problem.test(ways, shots, queries)
+    return jax.vmap(lambda i: sample(jax.random.fold_in(jax.random.key(_TEST), i)))(jnp.arange(count))
+
+
+def _measured(measure: Callable, params: Params, tasks: Any, count: int, at_once: int = 100) -> dict[str, np.ndarray]:
+    """Metrics of the first `count` test tasks, `[count, ...]`, a hundred at a time."""
+
+    def one_part(params, sample, first):
+        ids = first + jnp.arange(at_once)
+        drawn = jax.vmap(lambda i: sample(jax.random.fold_in(jax.random.key(_TEST), i)))(ids)
+        return measure(params, drawn._replace(id=ids), jax.random.key(_TEST))
+
+    compiled = jax.jit(one_part)
+    passed = tasks if isinstance(tasks, jax.tree_util.Partial) else jax.tree_util.Partial(tasks)
+    parts = [jax.tree.map(np.asarray, compiled(params, passed, first)) for first in range(0, count, at_once)]
+    return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
+
+
+def tuned(s: Any, problem: Problem, params: Sequence[Params]) -> Any:
+    """The settings of a baseline with its inner rate chosen by validation tasks, after the most steps; others as they are."""
+    if s.method not in ("finetune", "scratch") or not s.tuned_rates:
+        return s
+    ways, shots = _test_ways(s)[0], _test_shots(s)[0]
+    tasks = ml.data.batched(problem.validation(ways, shots, s.test_queries), s.validation_tasks)(
+        jax.random.key(_VALIDATION)
+    )
+
+    def loss(rate):
+        learner = learner_of(replace(s, inner_rate=rate), problem, ways, s.test_steps[-1])
+        return ml.evaluate(learner, problem.criterion)(params[0], tasks, jax.random.key(_VALIDATION))["loss"].mean()
+
+    losses = np.asarray(jax.jit(jax.vmap(loss))(jnp.asarray(s.tuned_rates)))
+    best = s.tuned_rates[int(np.nanargmin(losses))]
+    found = ", ".join(f"{rate:g}: {value:.4g}" for rate, value in zip(s.tuned_rates, losses))
+    print(f"{title(s.method)}: inner rate {best:g}, by validation loss ({found})")
+    return replace(s, inner_rate=best)
+
+
+def _test_ways(s: Any) -> tuple[int, ...]:
+    return s.test_ways or (s.ways,)
+
+
+def _test_shots(s: Any) -> tuple[int, ...]:
+    return s.test_shots or (s.shots,)
+
+
+def _protocol(s: Any, problem: Problem, ways: int, shots: int) -> str:
+    """What names the test tasks: rows with the same name were measured on the same ones."""
+    parts = [problem.name, f"{ways}-way", f"{shots}-shot", f"{s.test_queries}-query"]
+    names = ("split", "split_seed", "test_rotations", "within_alphabet")
+    return "/".join([*parts, *(f"{name}={getattr(s, name)}" for name in names if hasattr(s, name))])
+
+
+def _inner_optimizer(s: Any) -> optax.GradientTransformation:
+    smooth = 0.0 if s.method == "reptile" else 1e-16  # Adam has to be differentiated through elsewhere
     adam = lambda rate: optax.adam(rate, b1=0.0, eps_root=smooth)  # noqa: E731
-    return _one_of("inner", settings.inner, {"adam": adam, "sgd": optax.sgd})(settings.inner_rate)
+    return _one_of("inner", s.inner, {"adam": adam, "sgd": optax.sgd})(s.inner_rate)
+
+
+def _outer_optimizer(s: Any) -> optax.GradientTransformation:
+    decays: dict[str, Callable[[], Any]] = {
+        "none": lambda: s.outer_rate,
+        "linear": lambda: optax.linear_schedule(s.outer_rate, 0.0, s.steps),
+        "halving": lambda: optax.exponential_decay(s.outer_rate, s.halve_every, 0.5, staircase=True),
+    }
+    return _one_of("outer", s.outer, {"adam": optax.adam, "sgd": optax.sgd})(
+        _one_of("outer_decay", s.outer_decay, decays)()
+    )
 
 
 def _one_of(name: str, value: str, known: dict) -> Any:
     if value not in known:
-        raise InputError(f"{name} is {value!r}, which is unknown; {nearest(value, known)}.")
+        raise InputError(f"{name} is {value!r}, which is unknown; {nearest(value, known)}")
     return known[value]
 
 
-def find(name: str) -> Callable:
-    """The function that `some.module:function` names."""
+def _named(name: str) -> Callable[[Model, Criterion], Learner]:
+    """A function of the user's: `some.module:function`."""
     module, _, function = name.partition(":")
     try:
         return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"method {name!r} cannot be imported: {error}.") from error
 
 
-def recipe(settings: Any, images: ml.data.Splits) -> Recipe:
-    """Puts a method together: its network, learner, task function, aggregator and outer optimizer."""
-    from experiments.omniglot import METHODS
-
-    s, criterion = settings, ml.cross_entropy
-    if ":" not in s.method and s.method not in METHODS:
-        raise InputError(f"there is no method {s.method!r}; {nearest(s.method, METHODS)}.")
-    sample = ml.data.batched(
-        ml.data.few_shot(images.train, num_ways=s.ways, num_support=s.shots, num_query=s.queries, rotations=s.rotations),
-        s.tasks,
-    )
-    optimizer, outer = _inner_optimizer(s), outer_optimizer(s)
-
-    def over(learner: Learner, task_fn) -> Algorithm:
-        return ml.over_tasks(learner.init, task_fn, ml.mean(), outer)
-
-    if s.method in ("maml", "fomaml", "anil"):
-        method = ml.meta.anil if s.method == "anil" else ml.meta.maml
-
-        def learner(num_ways, num_steps, trajectory):
-            model = network(s.method, num_ways, s.width)
-            return method(model, criterion, optimizer, num_steps, first_order=s.method == "fomaml", trajectory=trajectory)
-
-        trained = learner(s.ways, s.inner_steps, False)
-        return Recipe(over(trained, ml.episodic(trained, criterion)), sample, learner)
-
-    if s.method == "meta_sgd":
-
-        def learner(num_ways, num_steps, trajectory):
-            model = network(s.method, num_ways, s.width)
-            return ml.meta.meta_sgd(model, criterion, num_steps, rate=s.inner_rate, trajectory=trajectory)
-
-        trained = learner(s.ways, s.inner_steps, False)
-        return Recipe(over(trained, ml.episodic(trained, criterion)), sample, learner)
-
-    if s.method == "reptile":
-
-        def learner(num_ways, num_steps, trajectory, batch_size=s.test_batch):
-            model = network(s.method, num_ways, s.width)
-            return ml.meta.reptile(
-                model, criterion, optimizer, num_steps, batch_size=batch_size, transductive=s.transductive, trajectory=trajectory
-            )
-
-        trained = learner(s.ways, s.inner_steps, False, s.inner_batch)
-        return Recipe(over(trained, ml.difference(trained.adapt)), sample, learner)
-
-    if s.method == "protonet":
-        learner = lambda num_ways, num_steps, trajectory: ml.meta.protonet(network(s.method, num_ways, s.width), num_ways)  # noqa: E731
-        trained = learner(s.ways, 0, False)
-        return Recipe(over(trained, ml.episodic(trained, criterion)), sample, learner, adapts=False)
-
-    if s.method == "finetune":
-        body = network(s.method, s.ways, s.width)
-        num_classes = images.train.images.shape[0] * (4 if s.rotations else 1)
-        model = ml.nets.with_head(body, num_classes)
-
-        def learner(num_ways, num_steps, trajectory):
-            return ml.meta.finetune(
-                model, criterion, optimizer, num_steps, new_head=num_ways, where="head", batch_size=s.test_batch, trajectory=trajectory
-            )
-
-        # as many images a step as a meta-batch of the other methods has
-        images_a_step = s.tasks * s.ways * (s.shots + s.queries)
-        sample = ml.data.batched(ml.data.examples(images.train, images_a_step, rotations=s.rotations), 1)
-        return Recipe(over(learner(s.ways, 0, False), ml.gradient(ml.supervised(model, criterion))), sample, learner)
-
-    if s.method == "scratch":
-
-        def learner(num_ways, num_steps, trajectory):
-            return ml.meta.scratch(network(s.method, num_ways, s.width), criterion, optimizer, num_steps, trajectory=trajectory)
-
-        return Recipe(over(learner(s.ways, 0, False), ml.episodic(learner(s.ways, 0, False), criterion)), sample, learner)
-
-    user = find(s.method)
-
-    def learner(num_ways, num_steps, trajectory):
-        made = user(network("own", num_ways, s.width), criterion)
-        if not isinstance(made, Learner):
-            raise InputError(f"method {s.method!r} must return a metalearn Learner, but returned {type(made).__name__}.")
-        return made
-
-    trained = learner(s.ways, 0, False)
-    return Recipe(over(trained, ml.episodic(trained, criterion)), sample, learner, adapts=False)
+def _own(name: str, model: Model, criterion: Criterion) -> Learner:
+    made = _named(name)(model, criterion)
+    if not isinstance(made, Learner):
+        raise InputError(f"method {name!r} must return a metalearn Learner, but returned a {type(made).__name__}.")
+    return made
 
 
-def omniglot(settings: Any) -> dict:
-    """Trains on Omniglot as `settings` say, tests the best checkpoint on unseen characters, writes the report."""
-    images = ml.data.omniglot(settings.split, seed=settings.split_seed)
-    made = recipe(settings, images)
-    ways = settings.test_ways or (settings.ways,)
-    shots = settings.test_shots or settings.shots
-
-    def tasks(part, num_ways, count, **options):
-        sampler = ml.data.few_shot(
-            part, num_ways=num_ways, num_support=shots, num_query=settings.test_queries, rotations=settings.test_rotations,
-            **options,
-        )  # fmt: skip
-        return ml.data.batched(sampler, count)
-
-    validation = tasks(images.validation, ways[0], settings.validation_tasks)
-    chooser = ml.evaluate(made.learner(ways[0], settings.test_steps[-1], False), ml.cross_entropy)
-
-    def evaluate(state, key):
-        task_key, adapt_key = jax.random.split(key)
-        return chooser(state.params, validation(task_key), adapt_key)
-
-    keys = jax.vmap(jax.random.key)(jax.numpy.asarray(settings.seeds)) if len(settings.seeds) > 1 else jax.random.key(settings.seeds[0])
-    if settings.steps:
-        run(made.algorithm, made.sample, settings.steps, key=keys, evaluate=evaluate, every=settings.validate_every,
-            log_every=settings.log_every, folder=settings.folder, config=settings,
-            free=("folder", "test_ways", "test_queries", "test_tasks"))  # fmt: skip
-    return {}
-
+def settings_of(folder: str | Path, kind: type) -> Any:
+    """The settings that a run folder was made with."""
+    path = Path(folder) / "config.json"
+    try:
+        values = json.loads(path.read_text())
+        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return kind(**{**fields, "folder": str(folder)})
+    except FileNotFoundError:
+        raise InputError(f"{folder} is no run folder: it has no config.json.") from None
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path} does not hold settings of this experiment: {error}.") from error

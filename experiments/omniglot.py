@@ -16,53 +16,29 @@ The run folder receives configuration, versions, logs, checkpoints, test results
 
 from dataclasses import dataclass, replace
 
-METHODS = ("maml", "fomaml", "anil", "meta_sgd", "reptile", "protonet", "finetune", "scratch")
+from experiments.settings import FewShot
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(FewShot):
     """One run on Omniglot."""
 
-    method: str = "maml"
-    """maml, fomaml, anil, meta_sgd, reptile, protonet, finetune, scratch, or your own as some.module:function."""
     ways: int = 5
-    """Classes of a training task."""
     shots: int = 1
-    """Support images a class in a training task."""
     queries: int = 1
-    """Query images a class in a training task."""
     tasks: int = 32
-    """Tasks in a meta-batch."""
     steps: int = 60_000
-    """Outer steps."""
-    outer: str = "adam"
-    """Outer optimizer: adam or sgd."""
-    outer_rate: float = 1e-3
-    outer_decay: str = "none"
-    """none, linear (to 0 over the run) or halving (every `halve_every` steps)."""
-    halve_every: int = 2_000
-    inner: str = "sgd"
-    """Inner optimizer: sgd, or adam with b1=0."""
     inner_rate: float = 2.0
-    """Inner learning rate on the mean loss."""
-    inner_steps: int = 1
-    inner_batch: int | None = None
-    """Images an inner training step; none uses the whole support set."""
-    width: int = 64
-    """Filters of each of the four convolutions."""
-    test_ways: tuple[int, ...] = ()
-    """Ways of the test tasks; by default those of training."""
-    test_shots: int | None = None
-    """Shots of the test tasks; by default those of training."""
     test_queries: int = 1
-    """Query images a class in a test task (it matters where evaluation is transductive)."""
     test_tasks: int = 1_000
     test_steps: tuple[int, ...] = (0, 1, 3, 5, 10)
-    """Numbers of adaptation steps to report; the last is the one that chooses the checkpoint."""
-    test_batch: int | None = None
-    """Images an inner step at test; none uses the whole support set."""
-    transductive: bool = True
-    """Whether batch normalisation may see several queries at once."""
+    validation_steps: int = 3
+    tuned_rates: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
+    validate_every: int = 2_000
+    log_every: int = 100
+    folder: str = "runs/omniglot"
+    width: int = 64
+    """Filters of each of the four convolutions."""
     split: str = "paper"
     """paper: 1,100 / 100 / 423 characters by split_seed; tfds: the background and evaluation alphabets."""
     split_seed: int = 0
@@ -71,54 +47,56 @@ class Settings:
     test_rotations: bool = True
     within_alphabet: bool = False
     """Whether all classes of a test task come from one alphabet."""
-    seeds: tuple[int, ...] = (0,)
-    """Random seeds; several are trained at once."""
-    validate_every: int = 2_000
-    validation_tasks: int = 200
-    log_every: int = 100
-    folder: str = "runs/omniglot"
-    """Where everything of the run goes."""
 
 
 def _few_steps(method: str, ways: int, shots: int) -> Settings:
-    steps = 1 if ways == 5 else 5
+    few = ways == 5
     return Settings(
-        method, ways, shots, shots, 32 if ways == 5 else 16, inner_steps=steps, test_queries=shots,
-        folder=f"runs/omniglot-{method}-{ways}way-{shots}shot",
+        method=method, ways=ways, shots=shots, queries=shots, tasks=32 if few else 16, inner_steps=1 if few else 5,
+        test_queries=shots, validation_steps=1 if method == "meta_sgd" else 3,
+        folder=f"runs/omniglot-{method.replace('_', '-')}-{ways}way-{shots}shot",
     )  # fmt: skip
 
 
 def _reptile(ways: int, shots: int) -> Settings:
     few = ways == 5
     return Settings(
-        "reptile", ways, 10, 1, 5, 100_000 if few else 200_000, "sgd", 1.0, "linear", inner="adam",
-        inner_rate=1e-3 if few else 5e-4, inner_steps=5 if few else 10, inner_batch=10 if few else 20,
-        test_shots=shots, test_steps=(0, 5, 50), test_batch=5 if few else 10, transductive=False,
-        test_rotations=False, validate_every=5_000, validation_tasks=100, log_every=500,
-        folder=f"runs/omniglot-reptile-{ways}way-{shots}shot",
+        method="reptile", ways=ways, shots=10, tasks=5, steps=100_000 if few else 200_000, outer="sgd", outer_rate=1.0,
+        outer_decay="linear", inner="adam", inner_rate=1e-3 if few else 5e-4, inner_steps=5 if few else 10,
+        inner_batch=10 if few else 20, test_shots=(shots,), test_steps=(0, 5, 50), validation_steps=50,
+        test_batch=5 if few else 10, transductive=False, test_rotations=False, validate_every=5_000,
+        validation_tasks=100, log_every=500, folder=f"runs/omniglot-reptile-{ways}way-{shots}shot",
     )  # fmt: skip
 
 
 def _protonet(shots: int) -> Settings:
     return Settings(
-        "protonet", 60, shots, 5, 1, 10_000, outer_decay="halving", test_ways=(5, 20), test_queries=15 if shots == 1 else 5,
-        test_steps=(0,), transductive=False, validate_every=500, log_every=50, folder=f"runs/omniglot-protonet-{shots}shot",
+        method="protonet", ways=60, shots=shots, queries=5, tasks=1, steps=10_000, outer_decay="halving",
+        test_ways=(5, 20), test_queries=15 if shots == 1 else 5, transductive=False, validate_every=500, log_every=50,
+        folder=f"runs/omniglot-protonet-{shots}shot",
     )  # fmt: skip
 
 
 def _compare(method: str) -> Settings:
-    base = replace(_few_steps(method, 5, 1), steps=10_000, validate_every=1_000, folder=f"runs/omniglot-compare-{method}")
+    base = replace(
+        _few_steps(method, 5, 1),
+        steps=10_000,
+        validate_every=1_000,
+        folder=f"runs/omniglot-compare-{method.replace('_', '-')}",
+    )
     return {
-        "anil": replace(base, inner_rate=0.5, inner_steps=1),
-        "meta_sgd": replace(base, inner_rate=2.0),
-        "finetune": replace(base, inner_rate=0.5, inner_steps=10, test_steps=(0, 1, 10, 50, 100)),
-        "scratch": replace(base, steps=0, inner_rate=0.1, test_steps=(0, 1, 10, 50)),
+        "anil": replace(base, inner_rate=0.5),
+        "finetune": replace(base, test_steps=(0, 1, 10, 50, 100), validation_steps=100),
+        "scratch": replace(base, test_steps=(0, 1, 10, 50), validation_steps=50),
     }.get(method, base)
 
 
 PRESETS = {
     **{
-        f"{method.replace('_', '-')}-{ways}way-{shots}shot": (f"{method}, published settings", _few_steps(method, ways, shots))
+        f"{method.replace('_', '-')}-{ways}way-{shots}shot": (
+            f"{method}, published settings",
+            _few_steps(method, ways, shots),
+        )
         for method in ("maml", "fomaml", "anil", "meta_sgd")
         for ways in (5, 20)
         for shots in (1, 5)
@@ -136,11 +114,90 @@ PRESETS = {
 }
 
 
+PUBLISHED = {  # (method, ways, shots, adaptation steps): accuracy in %
+    **{("maml", w, k, 3): v for w, k, v in ((5, 1, "98.7 ± .4"), (5, 5, "99.9 ± .1"), (20, 1, "95.8 ± .3"), (20, 5, "98.9 ± .2"))},
+    **{("fomaml", w, k, 3): v for w, k, v in ((5, 1, "98.3"), (5, 5, "99.2"), (20, 1, "89.4"), (20, 5, "97.9"))},
+    **{("anil", w, k, 3): v for w, k, v in ((20, 1, "96.2"), (20, 5, "98.0"))},
+    **{("meta_sgd", w, k, 1): v for w, k, v in ((5, 1, "99.5"), (5, 5, "99.9"), (20, 1, "95.9"), (20, 5, "99.0"))},
+    **{("reptile", w, k, 50): v for w, k, v in ((5, 1, "95.39"), (5, 5, "98.90"), (20, 1, "88.14"), (20, 5, "96.65"))},
+    **{("protonet", w, k, 0): v for w, k, v in ((5, 1, "98.8"), (5, 5, "99.7"), (20, 1, "96.0"), (20, 5, "98.9"))},
+}  # fmt: skip
+
+
 def main(settings: Settings) -> None:
     """Trains, tests and reports."""
     from experiments import few_shot
 
-    few_shot.omniglot(settings)
+    few_shot.main(settings, problem, PUBLISHED)
+
+
+def problem(s: Settings):
+    """Omniglot as a problem: Conv-4 as the method's paper has it, and samplers over unseen characters."""
+    import metalearn as ml
+    from experiments.few_shot import Problem
+
+    images = ml.data.omniglot(s.split, seed=s.split_seed)
+
+    def sampler(part, rotations, within=False):
+        return lambda num_ways, num_support, num_query: ml.data.few_shot(
+            part,
+            num_ways=num_ways,
+            num_support=num_support,
+            num_query=num_query,
+            rotations=rotations,
+            within_group=within,
+        )
+
+    num_classes = images.train.images.shape[0] * (4 if s.rotations else 1)
+    return Problem(
+        name="omniglot",
+        network=lambda num_ways: network(s.method, num_ways, s.width),
+        criterion=ml.cross_entropy,
+        metric="accuracy",
+        train=sampler(images.train, s.rotations),
+        # as many images a step as a meta-batch of the other methods has
+        joint=lambda: ml.data.batched(
+            ml.data.examples(images.train, s.tasks * s.ways * (s.shots + s.queries), rotations=s.rotations), 1
+        ),
+        validation=sampler(images.validation, s.test_rotations),
+        test=sampler(images.test, s.test_rotations, s.within_alphabet),
+        pretrained=ml.nets.with_head(network("finetune", None, s.width), num_classes),
+        new_head=True,
+    )
+
+
+def network(method: str, num_ways: int | None, width: int):
+    """Conv-4 with the conventions of the method's paper."""
+    from flax import linen as nn
+
+    import metalearn as ml
+
+    options: dict = {
+        "protonet": {
+            "norm": "running", "strides": 1, "pool": True, "head": "none", "epsilon": 1e-5,
+            "kernel_init": nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+        },
+        "reptile": {"head": "flatten"},
+        "finetune": {"scale": False, "head": "none"},
+    }.get(method, {"scale": False, "head_init": nn.initializers.normal(1.0)})  # fmt: skip
+    return ml.from_linen(ml.nets.Conv4(num_ways, features=width, **options))
+
+
+def load(folder: str, num_ways: int | None = None, num_steps: int | None = None):
+    """The trained learner of a run folder, from its best checkpoint: `Trained(learner, params)`.
+
+    `num_ways` and `num_steps` are by default those that the run was tested with; other ways only where the method's
+    parameters do not depend on them (ProtoNet, fine-tuning).
+    """
+    from experiments import few_shot
+
+    settings = few_shot.settings_of(folder, Settings)
+    made = problem(settings)
+    ways = num_ways or (settings.test_ways or (settings.ways,))[0]
+    learner = few_shot.learner_of(
+        settings, made, ways, num_steps or settings.validation_steps, batch_size=settings.test_batch
+    )
+    return few_shot.Trained(learner, few_shot.best_params(settings, made)[0])
 
 
 if __name__ == "__main__":

@@ -128,7 +128,9 @@ def restore(
         except Damaged as damage:
             reasons.append(str(damage))
             if i + 1 < len(wanted):
-                warn(f"checkpoint {candidate} in {folder} is damaged ({damage}), so checkpoint {wanted[i + 1]} is used.")
+                warn(
+                    f"checkpoint {candidate} in {folder} is damaged ({damage}), so checkpoint {wanted[i + 1]} is used."
+                )
     tried = ", ".join(f"step {candidate}: {reason}" for candidate, reason in zip(wanted, reasons, strict=True))
     raise InputError(f"folder: {folder} has no checkpoint that can be read ({tried}); choose another folder.")
 
@@ -249,7 +251,9 @@ def _check(expected: Sequence[tuple[str, Any]], saved: Mapping[str, _Leaf]) -> N
         if _is_key(leaf):
             leaf = jax.eval_shape(jax.random.key_data, leaf)
         if np.shape(leaf) != saved[name].shape:
-            raise InputError(f"like: leaf {name} has shape {np.shape(leaf)}, and the checkpoint has {saved[name].shape}.")
+            raise InputError(
+                f"like: leaf {name} has shape {np.shape(leaf)}, and the checkpoint has {saved[name].shape}."
+            )
         if hasattr(leaf, "dtype") and str(leaf.dtype) != saved[name].dtype:
             raise InputError(f"like: leaf {name} has dtype {leaf.dtype}, and the checkpoint has {saved[name].dtype}.")
     if extra := sorted(set(saved) - {name for name, _ in expected}):

@@ -8,10 +8,22 @@ import jax.numpy as jnp
 import optax
 
 from metalearn.core import (
-    Aggregator, Algorithm, Batch, Criterion, InputError, Key, Learner, LossFn, Metrics, Params, Task, TaskFn, Update,
+    Aggregator,
+    Algorithm,
+    Batch,
+    Criterion,
+    InputError,
+    Key,
+    Learner,
+    LossFn,
+    Metrics,
+    Params,
+    Task,
+    TaskFn,
+    Update,
 )  # fmt: skip
 from metalearn.mapping import Mapping, auto
-from metalearn.tree import merge, num_rows, partition, select, statistics, with_statistics
+from metalearn.tree import merge, num_rows, partition, statistics, with_statistics
 
 
 class State(NamedTuple):

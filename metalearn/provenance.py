@@ -41,7 +41,9 @@ def plain(value: Any) -> Any:
         return np.asarray(value).tolist()
     if callable(value):
         return f"{getattr(value, '__module__', '?')}:{getattr(value, '__qualname__', type(value).__qualname__)}"
-    raise InputError(f"config: a {type(value).__qualname__} cannot be written as JSON; expected numbers, text and lists.")
+    raise InputError(
+        f"config: a {type(value).__qualname__} cannot be written as JSON; expected numbers, text and lists."
+    )
 
 
 def environment(config: Any, key: jax.Array) -> dict[str, Any]:

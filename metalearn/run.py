@@ -89,18 +89,19 @@ def run(
     compiled = programs(algorithm, sample, evaluate, key, log_every)
     score = _scoring(best, compiled.evaluated)
 
-    step, state, history = 0, None, []
+    step, state = 0, None
+    history: list[logs.Record] = []
     if folder is not None:
         provenance.make_folder(folder)
         step, state, history = _earlier(folder, compiled.like, config, key, free)
-    if step > num_steps:
-        raise InputError(f"num_steps: is {num_steps}, and {folder} is at step {step} already; choose another folder.")
-    if step == num_steps:
-        return state, history
-    if step:
-        provenance.again(folder, config, key, step)
-        if progress:
-            _say(f"resuming from step {step} ({folder})")
+        if step > num_steps:
+            raise InputError(f"num_steps: is {num_steps}, and {folder} is at step {step} already; choose another.")
+        if step == num_steps:
+            return state, history
+        if step:
+            provenance.again(folder, config, key, step)
+            if progress:
+                _say(f"resuming from step {step} ({folder})")
     state = compiled.init(key) if state is None else state
     finite = _finite(state) if folder is not None else []
     periods = [period for period in (log_every, every, checkpoint_every) if period]
@@ -111,7 +112,6 @@ def run(
         shown(num_steps, step, progress) as show,
         interrupts.deferred(folder is not None) as interrupted,
     ):
-
         newest: dict[str, Any] = {}
         signal = None
         while step < num_steps and not signal:
@@ -119,7 +119,8 @@ def run(
             start = time.perf_counter()
             state, metrics = compiled.advance(state, key, step, count)
             now = time.perf_counter()
-            _check_losses(metrics.get("loss"), step, folder)
+            if bad := _bad_loss(metrics.get("loss"), step):
+                raise kept.spoiled(bad)
             step += count
             means = {name: np.mean(values, 0, np.float64) for name, values in metrics.items()}
             speed = {"time": round(now - began, 3), "steps_per_second": round(count / (now - start), 3)}
@@ -135,7 +136,8 @@ def run(
             show(step, newest)
             signal = interrupted()
             if folder is not None and (step % checkpoint_every == 0 or step == num_steps or signal):
-                _check_state(state, finite, step, folder)
+                if bad := _bad_state(state, finite, step):
+                    raise kept.spoiled(bad)
                 kept.save(step, state, score(result))
         kept.wait()
         signal = interrupted()
@@ -151,6 +153,9 @@ class _Kept(NamedTuple):
     write: Callable[[logs.Record], None] = lambda line: None
     save: Callable[[int, Any, float | None], None] = lambda step, state, score: None
     wait: Callable[[], None] = lambda: None
+    spoiled: Callable[[str], NonFiniteLoss] = lambda bad: NonFiniteLoss(
+        f"{bad}; nothing was saved, because no folder was given."
+    )
 
 
 @contextlib.contextmanager
@@ -168,7 +173,13 @@ def _kept(folder: str | Path | None, step: int, keep: int, tensorboard: bool) ->
             log.sync()  # a checkpoint must never be ahead of the log
             saver.save(step, state, score)
 
-        yield _Kept(log.write, save, saver.wait)
+        def spoiled(bad: str) -> NonFiniteLoss:
+            saver.wait()
+            found = checkpoint.steps(folder)
+            what = f"the last good checkpoint is that of step {found[-1]}" if found else "no checkpoint was saved yet"
+            return NonFiniteLoss(f"{bad}; {what} in {folder}.")
+
+        yield _Kept(log.write, save, saver.wait, spoiled)
 
 
 def _earlier(
@@ -223,13 +234,13 @@ def _scoring(best: str | None, names: Sequence[str]) -> Callable[[Mapping[str, A
     return lambda result: factor * float(np.mean(result[name])) if result else None
 
 
-def _check_losses(losses: np.ndarray | None, step: int, folder: str | Path | None) -> None:
+def _bad_loss(losses: np.ndarray | None, step: int) -> str | None:
     """`losses` are those of the steps after `step`, `[count]` or `[count, S]`."""
     if losses is None or np.isfinite(losses).all():
-        return
+        return None
     first = np.argwhere(~np.isfinite(losses))[0]
     seed = f" of seed {first[1]}" if len(first) > 1 else ""
-    raise NonFiniteLoss(f"The loss{seed} is {losses[tuple(first)]} at step {step + first[0] + 1}; {_remains(folder)}.")
+    return f"The loss{seed} is {losses[tuple(first)]} at step {step + first[0] + 1}"
 
 
 def _finite(state: Any) -> list[bool]:
@@ -241,16 +252,8 @@ def _finite(state: Any) -> list[bool]:
     return [finite(leaf) for leaf in jax.tree.leaves(state)]
 
 
-def _check_state(state: Any, finite: Sequence[bool], step: int, folder: str | Path | None) -> None:
+def _bad_state(state: Any, finite: Sequence[bool], step: int) -> str | None:
     """A leaf that was finite must stay so: the loss of the last step says nothing of what that step did."""
-    paths = jax.tree_util.tree_leaves_with_path(state)
-    bad = [jax.tree_util.keystr(path) for (path, _), was, is_ in zip(paths, finite, _finite(state), strict=True) if was > is_]
-    if bad:
-        raise NonFiniteLoss(f"The state's {bad[0]} is not finite after step {step}; {_remains(folder)}.")
-
-
-def _remains(folder: str | Path | None) -> str:
-    if folder is None:
-        return "nothing was saved, because no folder was given"
-    found = checkpoint.steps(folder)
-    return f"the last good checkpoint is that of step {found[-1]} in {folder}" if found else f"none was saved in {folder} yet"
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+    bad = [name for name, was, is_ in zip(names, finite, _finite(state), strict=True) if was and not is_]
+    return f"The state's {bad[0]} is not finite after step {step}" if bad else None

@@ -34,8 +34,9 @@ def partition(params: Params, where: str | None = None) -> tuple[Params, Params]
     leaves, treedef = jax.tree_util.tree_flatten_with_path(params, is_leaf=_is_statistic)
     trained = [not _is_statistic(v) and (where is None or bool(re.search(where, path_name(p)))) for p, v in leaves]
     if where is not None and not any(trained):
-        names = ", ".join(path_name(p) for p, v in leaves[:8])
-        raise InputError(f"where={where!r} matches no trainable parameter; the paths are {names}{', …'[:3 * (len(leaves) > 8)]}")
+        names = [path_name(p) for p, v in leaves if not _is_statistic(v)]
+        shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+        raise InputError(f"where={where!r} matches no trainable parameter; the paths are {shown}")
     return (
         treedef.unflatten([v if t else None for t, (_, v) in zip(trained, leaves)]),
         treedef.unflatten([None if t else v for t, (_, v) in zip(trained, leaves)]),
@@ -66,5 +67,6 @@ def num_rows(tree: Any) -> int:
     """The common leading dimension of all leaves; `InputError` where they disagree or there is none."""
     sizes = {jnp.shape(v)[:1] for v in jax.tree.leaves(tree)}
     if len(sizes) != 1 or () in sizes:
-        raise InputError(f"every leaf of a batch needs the same leading dimension, got {sorted(s[0] if s else 'a scalar' for s in sizes)}")
+        found = ", ".join(sorted(str(s[0]) if s else "a scalar" for s in sizes)) or "no leaf"
+        raise InputError(f"every leaf of a batch needs the same leading dimension, got {found}")
     return sizes.pop()[0]

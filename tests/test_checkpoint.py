@@ -92,7 +92,8 @@ def test_a_state_with_nothing_in_it(tmp_path):
     saver.save(1, {"empty": jnp.zeros((0,)), "none": None})
     saver.close()
     state, step = checkpoint.restore(tmp_path, {"empty": jnp.ones((0,)), "none": None})
-    assert step == 1 and state["empty"].shape == (0,)
+    assert step == 1
+    assert state["empty"].shape == (0,)
 
 
 def test_saving_copies_before_the_buffers_are_donated(tmp_path):
@@ -129,7 +130,8 @@ def test_committed_arrays_say_where_leaves_go(tmp_path):
     assert state["x"].sharding == sharding
     np.testing.assert_array_equal(state["x"], np.arange(float(n)))
     state, _ = checkpoint.restore(tmp_path, {"x": jnp.zeros(n)})
-    assert len(state["x"].devices()) == 1 and not state["x"].committed
+    assert len(state["x"].devices()) == 1
+    assert not state["x"].committed
 
 
 @pytest.mark.parametrize("reopened", [False, True])
@@ -157,13 +159,16 @@ def test_what_cannot_be_asked_for(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change, message",
+    ("change", "message"),
     [
         (lambda s: s._replace(flag=jnp.zeros(2, bool)), r"leaf \.flag has shape \(2,\), and the checkpoint has \(\)"),
         (lambda s: s._replace(flag=jnp.zeros((), int)), r"leaf \.flag has dtype int32, and the checkpoint has bool"),
         (lambda s: s._replace(nothing=jnp.zeros(2)), r"the checkpoint has no leaf \.nothing"),
         (lambda s: s._replace(flag=None), r"has no leaf \.flag"),
-        (lambda s: s._replace(keys=jax.random.key(0)), r"leaf \.keys has shape \(2,\), and the checkpoint has \(2, 4\)"),
+        (
+            lambda s: s._replace(keys=jax.random.key(0)),
+            r"leaf \.keys has shape \(2,\), and the checkpoint has \(2, 4\)",
+        ),
     ],
 )
 def test_another_structure_is_refused_by_the_name_of_the_leaf(tmp_path, change, message):
@@ -182,7 +187,12 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-HARMS = {"flip": flip, "truncate": truncate, "remove": lambda path: path.unlink(), "empty": lambda p: p.write_bytes(b"")}
+HARMS = {
+    "flip": flip,
+    "truncate": truncate,
+    "remove": lambda path: path.unlink(),
+    "empty": lambda p: p.write_bytes(b""),
+}
 
 
 @pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS)
@@ -202,7 +212,8 @@ def test_no_damage_to_any_file_goes_unnoticed(tmp_path, harm):
         assert len(said) == (step == 1)
         if step == 1:
             noticed.append(file)
-            assert "checkpoint 2" in said[0] and said[0].endswith("so checkpoint 1 is used.")
+            assert "checkpoint 2" in said[0]
+            assert said[0].endswith("so checkpoint 1 is used.")
         save(tmp_path, [])  # opening for more is possible beside damage
         shutil.rmtree(newest)
         shutil.copytree(tmp_path / "copy", newest)
@@ -230,7 +241,8 @@ def test_silent_corruption_is_found_by_the_digest_alone(tmp_path):
     shutil.copytree(root / "2" / "state", root / "3" / "state")
     said = []
     state, step = checkpoint.restore(tmp_path, make(0), warn=said.append)
-    assert step == 2 and "is not what was saved" in said[0]
+    assert step == 2
+    assert "is not what was saved" in said[0]
     assert_same(state, make(2))
 
 
@@ -261,4 +273,5 @@ def test_a_save_that_was_cut_short_is_no_checkpoint(tmp_path):
     shutil.copytree(tmp_path / "checkpoints" / "1", half)
     assert checkpoint.steps(tmp_path) == [1]
     save(tmp_path, [2])
-    assert checkpoint.steps(tmp_path) == [1, 2] and not half.exists()
+    assert checkpoint.steps(tmp_path) == [1, 2]
+    assert not half.exists()

@@ -11,9 +11,9 @@ def sinusoid(
     num_support: int = 10,
     num_query: int = 10,
     *,
-    amplitude: tuple = (0.1, 5.0),
-    phase: tuple = (0.0, jnp.pi),
-    x_range: tuple = (-5.0, 5.0),
+    amplitude: tuple[float, float] = (0.1, 5.0),
+    phase: tuple[float, float] = (0.0, jnp.pi),
+    x_range: tuple[float, float] = (-5.0, 5.0),
 ):
     """Returns `sample(key) -> Task`, one task a sine wave: y = A sin(x - phase).
 

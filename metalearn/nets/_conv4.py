@@ -11,7 +11,6 @@ from metalearn.core import InputError
 from metalearn.nets._conv import Conv, Padding, max_pool
 from metalearn.nets._norm import BatchNorm, LayerNorm
 
-
 _NORMS = ("batch", "running", "layer", "none")
 _HEADS = ("mean", "flatten", "none")
 
@@ -126,6 +125,8 @@ class _Block(nn.Module):
         x = nn.relu(x)
         if self.pool:
             if min(x.shape[1:3]) < 2:
-                raise InputError(f"pool needs images of 2x2 at least in every block, but got {x.shape[1]}x{x.shape[2]}.")
+                raise InputError(
+                    f"pool needs images of 2x2 at least in every block, but got {x.shape[1]}x{x.shape[2]}."
+                )
             x = max_pool(x)
         return nn.Dropout(self.dropout)(x, deterministic=not train)

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 
 from metalearn.core import InputError, Model
 
+_GLOROT = jax.nn.initializers.glorot_uniform()
+
 
 def with_head(
     body: Model,
     num_outputs: int,
     *,
-    kernel_init: Callable = jax.nn.initializers.glorot_uniform(),
+    kernel_init: Callable = _GLOROT,
     bias_init: Callable = jax.nn.initializers.zeros,
 ) -> Model:
     """`body`, whose outputs are features `[n, d]`, with a linear layer on top: outputs `[n, num_outputs]`.

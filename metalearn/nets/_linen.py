@@ -1,5 +1,6 @@
 """Linen modules as models."""
 
+import dataclasses
 import inspect
 
 import jax
@@ -17,8 +18,9 @@ def from_linen(module: nn.Module) -> Model:
 
     `params` is the module's whole variable dict, `{"params": {…}, "batch_stats": {…}, …}`; every leaf outside
     "params" is a `Statistic`. Evaluation and training are told apart by whichever of the arguments `train`,
-    `training`, `is_training`, `deterministic`, `use_running_average` the module's `__call__` has; a module with none
-    of them is called with `x` alone. A key goes to the random stream "dropout".
+    `training`, `is_training`, `deterministic`, `use_running_average` the module's `__call__` has, unless the module
+    was given it when it was made; a module with none of them is called with `x` alone. A key goes to the random
+    stream "dropout".
 
     `train` is always there: whether a module keeps statistics shows only when it is initialised. Where it keeps none,
     the statistics have no leaves.
@@ -34,7 +36,9 @@ def from_linen(module: nn.Module) -> Model:
       (7, 1)
     """
     arguments = inspect.signature(type(module).__call__).parameters
-    modes = {name: value for name, value in _MODES.items() if name in arguments}
+    # A Flax layer takes its mode at construction or in the call, never both.
+    given = {field.name for field in dataclasses.fields(module) if getattr(module, field.name) is not None}
+    modes = {name: value for name, value in _MODES.items() if name in arguments and name not in given}
 
     def init(key, x):
         # The same parameters as module.init(key, x), with a second stream for what is random in its first call.
@@ -52,7 +56,9 @@ def from_linen(module: nn.Module) -> Model:
         return _call(params, x, True, {"dropout": key})[0]
 
     def _call(params, x, training, rngs):
-        variables = jax.tree.map(lambda leaf: leaf.value if _is_statistic(leaf) else leaf, params, is_leaf=_is_statistic)
+        variables = jax.tree.map(
+            lambda leaf: leaf.value if _is_statistic(leaf) else leaf, params, is_leaf=_is_statistic
+        )
         kept = [name for name in variables if name != "params"]
         try:
             return module.apply(variables, x, **_mode(modes, training), rngs=rngs, mutable=kept)

@@ -17,12 +17,11 @@ def reference(x, kernel, strides, padding):
     return lax.conv_general_dilated(x, kernel, (strides, strides), padding, dimension_numbers=dimensions)
 
 
-@pytest.mark.parametrize("size", [(7, 7), (8, 8), (28, 28), (5, 8)])
+@pytest.mark.parametrize("shape", [(7, 7, 1), (8, 8, 3), (5, 8, 2)])
 @pytest.mark.parametrize("strides", [1, 2])
 @pytest.mark.parametrize("padding", ["SAME", "VALID", 1])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_value_and_derivatives_equal_lax(size, strides, padding, channels):
-    x, kernel, direction = random(0, 2, *size, channels), random(1, 3, 3, channels, 4), random(2, 3, 3, channels, 4)
+def test_value_and_derivatives_equal_lax(shape, strides, padding):
+    x, (kernel, direction) = random(0, 2, *shape), (random(seed, 3, 3, shape[2], 4) for seed in (1, 2))
     sides = [(1, 1), (1, 1)] if padding == 1 else padding
 
     def ours(x, kernel):

@@ -11,10 +11,11 @@ X = jax.random.uniform(jax.random.key(5), (4, 28, 28, 1))
 
 def test_outputs_are_linear_in_the_features(key):
     body = from_linen(Conv4(features=8, norm="running", strides=1, pool=True, head="none"))
-    model = with_head(body, 3)
+    body, model = (Model(*(jax.jit(function) for function in one)) for one in (body, with_head(body, 3)))
     params = model.init(key, X)
     assert set(params) == {"body", "head"}
-    assert params["head"]["kernel"].shape == (8, 3) and params["head"]["bias"].tolist() == [0, 0, 0]
+    assert params["head"]["kernel"].shape == (8, 3)
+    assert params["head"]["bias"].tolist() == [0, 0, 0]
     params["head"]["bias"] = jnp.arange(3.0)
     expected = body.apply(params["body"], X) @ params["head"]["kernel"] + jnp.arange(3.0).reshape(1, 3)
     np.testing.assert_allclose(model.apply(params, X), expected, atol=1e-6)
@@ -24,7 +25,9 @@ def test_outputs_are_linear_in_the_features(key):
     np.testing.assert_allclose(outputs, features @ params["head"]["kernel"] + jnp.arange(3.0).reshape(1, 3), atol=1e-6)
     is_statistic = lambda leaf: isinstance(leaf, Statistic)  # noqa: E731
     assert statistics["head"] == {"kernel": None, "bias": None}
-    assert jax.tree.structure(statistics["body"], is_leaf=is_statistic) == jax.tree.structure(of_body, is_leaf=is_statistic)
+    assert jax.tree.structure(statistics["body"], is_leaf=is_statistic) == jax.tree.structure(
+        of_body, is_leaf=is_statistic
+    )
 
 
 def test_a_plain_pair_needs_no_adapter(key):

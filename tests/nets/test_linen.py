@@ -108,6 +108,8 @@ def test_no_gradient_reaches_statistics_in_training(key):
 def test_inputs_that_do_not_fit_are_refused_in_one_sentence(key):
     model = from_linen(MLP([4, 1]))
     params = model.init(key, X)
-    with pytest.raises(InputError, match=r"x of shape \[8, 2\] does not fit the model's parameters: .*hidden_0") as error:
+    with pytest.raises(
+        InputError, match=r"x of shape \[8, 2\] does not fit the model's parameters: .*hidden_0"
+    ) as error:
         model.apply(params, X[:, :2])
     assert "http" not in str(error.value)

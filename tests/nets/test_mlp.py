@@ -34,11 +34,13 @@ def test_initial_weights(key):
     x = jnp.zeros((1, 1))
     small = MLP([400, 400, 1], kernel_init=nn.initializers.truncated_normal(0.01)).init(key, x)["params"]
     for layer in small.values():
-        assert float(jnp.abs(layer["kernel"]).max()) <= 0.02 and not jnp.any(layer["bias"])
+        assert float(jnp.abs(layer["kernel"]).max()) <= 0.02
+        assert not jnp.any(layer["bias"])
     # a normal cut at two deviations has 0.8796 of its deviation
     np.testing.assert_allclose(float(small["hidden_1"]["kernel"].std()), 0.008796, rtol=0.01)
     zero = MLP([4, 2], head_init=nn.initializers.zeros).init(key, x)["params"]
-    assert jnp.any(zero["hidden_0"]["kernel"]) and not jnp.any(zero["head"]["kernel"])
+    assert jnp.any(zero["hidden_0"]["kernel"])
+    assert not jnp.any(zero["head"]["kernel"])
 
 
 def test_dropout_acts_only_with_a_key(key):

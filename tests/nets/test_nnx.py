@@ -87,11 +87,14 @@ def test_linen_and_nnx_agree_on_running_statistics(key):
 def test_parameters_are_a_dict_by_attribute_names(key):
     model = from_nnx(Deep)
     params = model.init(key, X)
-    assert set(params) == {"stack", "norm"} and set(params["norm"]) == {"scale", "bias", "mean", "var"}
-    assert isinstance(params["norm"]["mean"], Statistic) and isinstance(params["norm"]["scale"], jax.Array)
+    assert set(params) == {"stack", "norm"}
+    assert set(params["norm"]) == {"scale", "bias", "mean", "var"}
+    assert isinstance(params["norm"]["mean"], Statistic)
+    assert isinstance(params["norm"]["scale"], jax.Array)
     _, statistics = model.train(params, X, key)
     kept = jax.tree.leaves(statistics, is_leaf=lambda leaf: isinstance(leaf, Statistic))
-    assert len(kept) == 2 and all(isinstance(leaf, Statistic) for leaf in kept)
+    assert len(kept) == 2
+    assert all(isinstance(leaf, Statistic) for leaf in kept)
     is_leaf = lambda leaf: leaf is None or isinstance(leaf, Statistic)  # noqa: E731
     assert jax.tree.structure(statistics, is_leaf=is_leaf) == jax.tree.structure(params, is_leaf=is_leaf)
 
@@ -129,17 +132,17 @@ def test_under_jit_vmap_and_two_derivatives(key):
         return loss(jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params)))
 
     together = jax.jit(jax.vmap(jax.grad(after_a_step)))(params)
-    for k in range(3):
-        alone = jax.grad(after_a_step)(jax.tree.map(lambda leaf: leaf[k], params))
-        for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
-            np.testing.assert_allclose(a[k], b, atol=1e-5)
+    alone = jax.jit(jax.grad(after_a_step))(jax.tree.map(lambda leaf: leaf[1], params))
+    for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(a[1], b, atol=1e-5)
 
 
 def test_head_on_an_nnx_body(key):
     model = with_head(from_nnx(Deep), 4)
     params = model.init(key, X)
     outputs, statistics = model.train(params, X, key)
-    assert outputs.shape == (8, 4) and len(jax.tree.leaves(statistics)) == 2
+    assert outputs.shape == (8, 4)
+    assert len(jax.tree.leaves(statistics)) == 2
 
 
 def test_a_module_in_place_of_a_factory_is_refused():

@@ -39,7 +39,8 @@ def test_running_statistics_follow_flax():
 def test_running_statistics_move_by_one_minus_momentum():
     x = jnp.array([[1.0], [3.0]])  # mean 2, biased variance 1
     variables = BatchNorm(running=True).init(jax.random.key(0), x, True)
-    assert variables["batch_stats"]["mean"][0] == 0 and variables["batch_stats"]["var"][0] == 1
+    assert variables["batch_stats"]["mean"][0] == 0
+    assert variables["batch_stats"]["var"][0] == 1
     _, changed = BatchNorm(running=True, momentum=0.75).apply(variables, 3 * x, True, mutable=["batch_stats"])
     np.testing.assert_allclose(changed["batch_stats"]["mean"], [0.25 * 6])
     np.testing.assert_allclose(changed["batch_stats"]["var"], [0.75 + 0.25 * 9])

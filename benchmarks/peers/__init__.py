@@ -1,0 +1,1 @@
+"""The peers' side of the rows, one file each: `prepare(variant, arrays) -> Prepared`. Nothing here imports JAX."""

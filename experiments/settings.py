@@ -1,0 +1,60 @@
+"""What every few-shot experiment can be told. Imports no JAX, so that a command line answers at once."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """Training, adaptation and evaluation of one method, or of several on the same tasks."""
+
+    method: str = "maml"
+    """maml, fomaml, anil, meta_sgd, reptile, protonet, finetune, scratch, or your own as some.module:function."""
+    beside: tuple[str, ...] = ()
+    """Further methods, trained alike, tested on the same tasks and shown beside it."""
+    ways: int = 1
+    """Classes of a training task."""
+    shots: int = 10
+    """Support examples (a class) in a training task."""
+    queries: int = 10
+    """Query examples (a class) in a training task."""
+    tasks: int = 25
+    """Tasks in a meta-batch."""
+    steps: int = 70_000
+    """Outer steps."""
+    outer: str = "adam"
+    """Outer optimizer: adam or sgd."""
+    outer_rate: float = 1e-3
+    outer_decay: str = "none"
+    """none, linear (to 0 over the run) or halving (every `halve_every` steps)."""
+    halve_every: int = 2_000
+    inner: str = "sgd"
+    """Inner optimizer: sgd, or adam with b1=0."""
+    inner_rate: float = 0.01
+    """Inner learning rate on the mean loss."""
+    inner_steps: int = 1
+    inner_batch: int | None = None
+    """Examples an inner training step; none uses the whole support set."""
+    test_ways: tuple[int, ...] = ()
+    """Ways of the test tasks; by default those of training."""
+    test_shots: tuple[int, ...] = ()
+    """Shots of the test tasks; by default those of training. The first chooses the checkpoint."""
+    test_queries: int = 10
+    """Query examples (a class) in a test task; it matters where evaluation is transductive."""
+    test_tasks: int = 600
+    test_steps: tuple[int, ...] = (0, 1, 2, 3, 5, 10)
+    """Numbers of adaptation steps to report."""
+    validation_steps: int = 1
+    """Adaptation steps after which validation tasks choose the checkpoint."""
+    test_batch: int | None = None
+    """Examples an inner step at test; none uses the whole support set."""
+    tuned_rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03, 0.1)
+    """Inner rates among which validation tasks choose, for the baselines finetune and scratch."""
+    transductive: bool = True
+    """Whether batch normalisation may see several queries at once."""
+    seeds: tuple[int, ...] = (0,)
+    """Random seeds; several are trained at once."""
+    validate_every: int = 10_000
+    validation_tasks: int = 200
+    log_every: int = 500
+    folder: str = "runs/few-shot"
+    """Where everything of the run goes."""

@@ -1,0 +1,491 @@
+"""The inner loop against closed forms, finite differences and a loop written by hand, in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from _toys import assert_close, distance, float64, pad, plain_mlp, quadratic_loss, regression_tasks
+
+from metalearn.aggregate import mean, stacked
+from metalearn.core import Aux, Batch, InputError, Model, Penalty, Statistic
+from metalearn.inner import check_differentiable, fit, gradient_learner, supervised
+from metalearn.metrics import cross_entropy, squared_error
+from metalearn.nets import Conv4, from_linen
+from metalearn.penalty import proximal
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    with float64():
+        yield
+
+
+def _quadratic(dim=3):
+    data = Batch(jnp.array([[0.5, -1.0, 2.0]])[:, :dim])
+    params = {"w": jnp.array([1.0, 2.0, -1.5])[:dim], "b": jnp.array([0.7])}
+    return params, data, jnp.arange(1.0, dim + 1)
+
+
+def _toy(activation=jnp.tanh, support=6):
+    """A small network, its loss, its parameters and one task of six examples."""
+    model = plain_mlp(3, 1, activation=activation)
+    task = jax.tree.map(lambda a: a[0], regression_tasks(jax.random.key(1), 1, support))
+    return model, supervised(model, squared_error), model.init(jax.random.key(2), task.support.x), task
+
+
+# --- meta-gradients ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_meta_gradient_of_a_quadratic_is_its_closed_form(remat, key):
+    """Descent on ½(θ-c)ᵀH(θ-c) gives θ_T - c = (I - αH)^T (θ - c), so ∇½‖θ_T - e‖² = (I - αH)^T (θ_T - e)."""
+    params, data, curvature = _quadratic()
+    rate, steps, end = 0.1, 5, jnp.array([0.3, 0.2, 0.1])
+
+    def outer(params, first_order):
+        adapt = fit(quadratic_loss, optax.sgd(rate), steps, first_order=first_order, remat=remat)
+        return 0.5 * jnp.sum((adapt(params, data, key).params["w"] - end) ** 2)
+
+    shrink = (1 - rate * curvature) ** steps
+    reached = data.x[0] + shrink * (params["w"] - data.x[0])
+    second = jax.grad(outer)(params, False)
+    first = jax.grad(outer)(params, True)
+    assert_close(second, {"w": shrink * (reached - end), "b": jnp.zeros(1)})
+    assert_close(first, {"w": reached - end, "b": jnp.zeros(1)})
+    assert distance(first, second) > 0.1
+
+
+def test_meta_gradient_of_a_network_is_the_finite_difference_and_the_first_order_one_is_not(key):
+    model, loss, params, task = _toy()
+
+    def outer(params, first_order=False):
+        adapted = fit(loss, optax.sgd(0.2), 3, first_order=first_order)(params, task.support, key).params
+        return squared_error(model.apply(adapted, task.query.x), task.query)[0]
+
+    flat, unflatten = jax.flatten_util.ravel_pytree(params)
+    value = jax.jit(jax.vmap(lambda v: outer(unflatten(v))))
+    steps = 1e-5 * jnp.eye(len(flat))
+    numeric = (value(flat[None] + steps) - value(flat[None] - steps)) / 2e-5
+    second = jax.jit(jax.grad(outer))(params)
+    np.testing.assert_allclose(jax.flatten_util.ravel_pytree(second)[0], numeric, rtol=1e-7, atol=1e-9)
+    first = jax.jit(lambda p: jax.grad(outer)(p, True))(params)
+    assert distance(first, second) > 0.1
+
+
+def test_first_order_gradient_is_the_gradient_at_the_adapted_parameters(key):
+    model, loss, params, task = _toy()
+
+    def query(params):
+        return squared_error(model.apply(params, task.query.x), task.query)[0]
+
+    adapt = jax.jit(fit(loss, optax.sgd(0.2, momentum=0.9), 3, first_order=True))
+    through = jax.grad(lambda p: query(adapt(p, task.support, key).params))(params)
+    assert_close(through, jax.grad(query)(adapt(params, task.support, key).params))
+
+
+_OPTIMIZERS = {
+    "sgd": lambda: optax.sgd(0.1),
+    "momentum": lambda: optax.sgd(0.1, momentum=0.9, nesterov=True),
+    "adam": lambda: optax.adam(0.05, eps_root=1e-8),
+    "schedule": lambda: optax.sgd(optax.cosine_decay_schedule(0.2, 10)),
+    "clip": lambda: optax.chain(optax.clip_by_global_norm(0.3), optax.sgd(0.2)),
+    "decay": lambda: optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1)),
+    "partition": lambda: optax.partition(
+        {"slow": optax.sgd(0.05), "fast": optax.adam(0.1, eps_root=1e-8), "not": optax.set_to_zero()},
+        {"hidden_0": {"kernel": "slow", "bias": "not"}, "head": "fast"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", _OPTIMIZERS)
+def test_ten_steps_and_the_gradient_through_them_equal_a_loop_written_by_hand(name, key):
+    model, loss, params, task = _toy()
+    optimizer = _OPTIMIZERS[name]()
+
+    def by_hand(params, data):
+        state, losses = optimizer.init(params), []
+        for _ in range(10):
+            value, grads = jax.value_and_grad(lambda p: jnp.mean((model.apply(p, data.x) - data.y) ** 2))(params)
+            updates, state = optimizer.update(grads, state, params)
+            params = jax.tree.map(jnp.add, params, updates)
+            losses.append(value)
+        return params, state, jnp.stack(losses)
+
+    def fitted(params, data):
+        out = fit(loss, optimizer, 10)(params, data, key)
+        assert out.trajectory is None
+        return out.params, out.opt_state, out.metrics["loss"]
+
+    def through(run):
+        def outer(params):
+            out = run(params, task.support)
+            return jnp.mean((model.apply(out[0], task.query.x) - task.query.y) ** 2), out
+
+        return jax.jit(jax.value_and_grad(outer, has_aux=True))(params)
+
+    assert_close(through(fitted), through(by_hand), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 7, 9])
+def test_remat_changes_no_number(steps, key):
+    _, loss, params, task = _toy()
+
+    def outer(remat):
+        def run(params):
+            adapt = fit(loss, optax.sgd(0.1, 0.9), steps, batch_size=2, remat=remat, trajectory=True)
+            out = adapt(params, task.support, key)
+            return sum(jnp.sum(v**2) for v in jax.tree.leaves(out.params)), out
+
+        return jax.jit(jax.value_and_grad(run, has_aux=True))(params)
+
+    assert_close(outer(True), outer(False))
+
+
+@pytest.mark.slow
+def test_remat_of_64_steps_of_conv4_takes_at_most_two_and_a_half_times_the_memory_of_8():
+    with float64(False):
+        model = from_linen(Conv4(5, features=16))
+        data = Batch(jnp.zeros((5, 28, 28, 1)), jnp.arange(5, dtype=jnp.int32))
+        params = jax.eval_shape(model.init, jax.random.key(0), data.x)
+
+        def temporaries(steps, remat):
+            adapt = fit(supervised(model, cross_entropy), optax.sgd(0.1), steps, remat=remat)
+
+            def outer(params, data, key):
+                return cross_entropy(model.apply(adapt(params, data, key).params, data.x), data)[0]
+
+            compiled = jax.jit(jax.grad(outer)).lower(params, data, jax.random.key(0)).compile()
+            return compiled.memory_analysis().temp_size_in_bytes
+
+        short, long, plain = temporaries(8, True), temporaries(64, True), temporaries(64, False)
+    assert long <= 2.5 * short
+    assert plain > 2 * long
+
+
+# --- which leaves are trained --------------------------------------------------------------------------------------
+
+
+def test_frozen_leaves_stay_and_no_gradient_of_them_is_taken(key):
+    @jax.custom_jvp
+    def untouchable(x):
+        return x
+
+    @untouchable.defjvp
+    def _(primals, tangents):
+        raise AssertionError("a gradient of a frozen leaf was taken")
+
+    params, data, _ = _quadratic()
+
+    def guarded(params, batch, key):
+        return quadratic_loss({**params, "b": untouchable(params["b"])}, batch, key)
+
+    out = fit(guarded, optax.adam(0.1), 3, where="^w$")(params, data, key)
+    np.testing.assert_array_equal(out.params["b"], params["b"])
+    assert (out.params["w"] != params["w"]).all()
+    assert jax.tree.leaves(out.opt_state[0].mu)[0].shape == (3,)
+    with pytest.raises(AssertionError, match="frozen"):
+        fit(guarded, optax.adam(0.1), 3)(params, data, key)
+
+
+def test_a_pattern_that_matches_nothing_is_an_error(key):
+    params, data, _ = _quadratic()
+    with pytest.raises(InputError, match="where='tail' matches no trainable parameter; the paths are b, w"):
+        fit(quadratic_loss, optax.sgd(0.1), 1, where="tail")(params, data, key)
+
+
+def test_the_meta_gradient_of_frozen_leaves_still_exists(key):
+    """½(w - b)²: one step on w alone gives w' = w - α(w - b), so dw'/db = α."""
+
+    def loss(params, batch, key):
+        return 0.5 * (params["w"] - params["b"]) ** 2, Aux({})
+
+    adapt = fit(loss, optax.sgd(0.25), 1, where="w")
+    grads = jax.grad(lambda p: adapt(p, Batch(jnp.zeros(1)), key).params["w"])({"w": jnp.array(3.0), "b": jnp.array(1.0)})
+    assert_close(grads, {"w": jnp.array(0.75), "b": jnp.array(0.25)})
+
+
+def _running_mean_model():
+    """Predicts w, and keeps half of the old mean and half of the batch's."""
+
+    def train(params, x, key):
+        new = 0.5 * params["mean"].value + 0.5 * x.mean()
+        return params["w"] + 0 * x, {"w": None, "mean": Statistic(new)}
+
+    return Model(
+        lambda key, x: {"w": jnp.array([[1.0]]), "mean": Statistic(jnp.array(0.0))},
+        lambda params, x, key=None: params["w"] + 0 * x,
+        train,
+    )
+
+
+def test_statistics_are_kept_and_no_optimizer_sees_them(key):
+    model = _running_mean_model()
+    data = Batch(jnp.full((4, 1), 8.0), jnp.full((4, 1), 3.0))
+    params = model.init(key, data.x)
+    out = fit(supervised(model, squared_error), optax.adam(0.1), 3)(params, data, key)
+    assert float(out.params["mean"].value) == 7.0  # 4, 6, 7
+    assert len(jax.tree.leaves(out.opt_state[0].mu)) == 1
+
+
+# --- minibatches and masks -----------------------------------------------------------------------------------------
+
+
+def _noisy(loss):
+    """A loss that uses its key, so that a different random number would show."""
+
+    def noisy(params, batch, key):
+        value, aux = loss(params, batch, key)
+        return value * jax.random.uniform(key, (), minval=0.5, maxval=1.5), aux
+
+    return noisy
+
+
+@pytest.mark.parametrize(
+    ("steps", "real"),
+    [
+        ({"num_steps": 7, "batch_size": 3}, 7),
+        ({"num_steps": 4, "batch_size": 8}, 4),
+        ({"num_steps": 4}, 4),
+        ({"num_epochs": 3, "batch_size": 4}, 6),
+        ({"num_epochs": 3}, 3),
+    ],
+)
+def test_padding_changes_neither_the_fit_nor_the_gradient_through_it(steps, real, key):
+    _, loss, params, task = _toy(support=7)
+
+    @jax.jit
+    def run(params, data):
+        def outer(params):
+            out = fit(_noisy(loss), optax.adam(0.1, eps_root=1e-8), **steps)(params, data, key)
+            return sum(jnp.sum(jnp.sin(v)) for v in jax.tree.leaves(out.params)), out
+
+        (_, out), grads = jax.value_and_grad(outer, has_aux=True)(params)
+        return out, grads
+
+    plain, plain_grads = run(params, task.support)
+    padded, padded_grads = run(params, pad(task.support, 6, fill=99.0))
+    assert int(plain.steps) == int(padded.steps) == real
+    assert_close(padded.params, plain.params)
+    assert_close(padded.opt_state, plain.opt_state)
+    assert_close(padded_grads, plain_grads, rtol=1e-10)
+
+
+def test_an_epoch_of_a_linear_loss_uses_every_example_once(key):
+    """Where the loss is w · mean(x) and the rate 1, an epoch in equal batches moves w by minus the sum of batch means."""
+
+    def loss(params, batch, key):
+        return params * batch.x.mean(), Aux({})
+
+    x = jnp.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
+    out = fit(loss, optax.sgd(1.0), num_epochs=2, batch_size=2)(jnp.array(0.0), Batch(x), key)
+    assert int(out.steps) == 6
+    np.testing.assert_allclose(out.params, -2 * x.sum() / 2, rtol=1e-12)
+    out = fit(loss, optax.sgd(1.0), num_steps=4, batch_size=3)(jnp.array(0.0), Batch(x), key)
+    np.testing.assert_allclose(out.params, -2 * x.sum() / 3, rtol=1e-12)
+
+
+def test_a_step_without_a_real_example_is_no_step(key):
+    _, loss, params, task = _toy()
+    empty = task.support._replace(mask=jnp.zeros(6))
+    for options in ({"num_steps": 3}, {"num_epochs": 2, "batch_size": 4}):
+        out = fit(loss, optax.adam(0.1), **options)(params, empty, key)
+        assert int(out.steps) == 0
+        assert_close(out.params, params, 0, 0)
+        assert_close(out.opt_state, optax.adam(0.1).init(params), 0, 0)
+
+
+def test_the_trajectory_holds_the_parameters_after_every_step(key):
+    params, data, curvature = _quadratic()
+    out = fit(quadratic_loss, optax.sgd(0.1), 4, trajectory=True)(params, data, key)
+    shrink = (1 - 0.1 * curvature)[None] ** jnp.arange(5.0)[:, None]
+    expected = data.x + shrink * (params["w"] - data.x[0])[None]
+    assert_close(out.trajectory, {"w": expected, "b": 0.7 * 0.9 ** jnp.arange(5.0)[:, None]})
+    assert out.metrics["loss"].shape == (4,)
+
+
+def test_an_optimizer_state_that_is_passed_in_goes_on(key):
+    _, loss, params, task = _toy()
+    optimizer = optax.adam(0.1)
+    whole = fit(loss, optimizer, 5)(params, task.support, key)
+    half = fit(loss, optimizer, 2)(params, task.support, key)
+    rest = fit(loss, optimizer, 3)(half.params, task.support, key, opt_state=half.opt_state)
+    assert_close(rest.params, whole.params)
+    assert_close(rest.opt_state, whole.opt_state)
+
+
+# --- penalties -----------------------------------------------------------------------------------------------------
+
+
+def test_a_proximal_penalty_on_a_quadratic_is_its_closed_form(key):
+    """θ' = θ - α(H(θ - c) + s(θ - θ₀)) has θ_T - f = (1 - α(H + s))^T (θ₀ - f), where f = (H c + s θ₀) / (H + s)."""
+    params, data, h = _quadratic()
+    rate, strength, steps = 0.1, 0.8, 6
+    out = fit(quadratic_loss, optax.sgd(rate), steps, penalty=proximal(strength))(params, data, key)
+    fixed = (h * data.x[0] + strength * params["w"]) / (h + strength)
+    expected = fixed + (1 - rate * (h + strength)) ** steps * (params["w"] - fixed)
+    np.testing.assert_allclose(out.params["w"], expected, rtol=1e-12)
+    # what is reported is the loss without the penalty
+    np.testing.assert_allclose(out.metrics["loss"][0], quadratic_loss(params, data, key)[0], rtol=1e-12)
+
+
+def test_a_penalty_state_that_is_passed_in_is_the_anchor(key):
+    params, data, h = _quadratic()
+    anchor = {"w": jnp.array([5.0, 5.0, 5.0]), "b": jnp.array([5.0])}
+    out = fit(quadratic_loss, optax.sgd(0.1), 1, penalty=proximal(0.5))(params, data, key, anchor)
+    expected = params["w"] - 0.1 * (h * (params["w"] - data.x[0]) + 0.5 * (params["w"] - 5.0))
+    np.testing.assert_allclose(out.params["w"], expected, rtol=1e-12)
+    assert_close(out.penalty_state, anchor)
+
+
+def test_combine_joins_the_two_gradients(key):
+    params, data, h = _quadratic()
+    anchor = {"w": jnp.array([5.0, 5.0, 5.0]), "b": jnp.array([5.0])}
+    gradient, pull = h * (params["w"] - data.x[0]), 0.5 * (params["w"] - 5.0)
+
+    def moved(combine):
+        adapt = fit(quadratic_loss, optax.sgd(1.0), 1, penalty=proximal(0.5), combine=combine)
+        return params["w"] - adapt(params, data, key, anchor).params["w"]
+
+    np.testing.assert_allclose(moved(mean()), (gradient + pull) / 2, rtol=1e-12)
+    seen = {}
+
+    def second_only(updates, state, params=None, *, weights=None, losses=None, key=None):
+        seen["losses"] = losses
+        return jax.tree.map(lambda u: u[1], updates), state
+
+    np.testing.assert_allclose(moved(stacked(second_only)), pull, rtol=1e-12)
+    assert seen["losses"].shape == (2,)
+
+
+def test_a_penalty_observes_every_step(key):
+    """The path integral Σ -g · Δθ of plain descent is Σ α ‖g‖²."""
+
+    def observe(total, *, params, grads, new_params):
+        moved = jax.tree.map(lambda g, new, old: -jnp.sum(g * (new - old)), grads, new_params, params)
+        return total + sum(jax.tree.leaves(moved))
+
+    penalty = Penalty(lambda params: jnp.array(0.0), lambda params, state, batch, key: jnp.array(0.0), observe)
+    params, data, h = _quadratic()
+    out = fit(quadratic_loss, optax.sgd(0.1), 2, penalty=penalty)(params, data, key)
+    error = params["w"] - data.x[0]
+    norms = [jnp.sum((h * error * (1 - 0.1 * h) ** t) ** 2) + jnp.sum((params["b"] * 0.9**t) ** 2) for t in range(2)]
+    np.testing.assert_allclose(out.penalty_state, 0.1 * sum(norms), rtol=1e-12)
+
+
+# --- bad input -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "exactly one of num_steps and num_epochs"),
+        ({"num_steps": 1, "num_epochs": 1}, "exactly one of num_steps and num_epochs"),
+        ({"num_steps": -1}, "num_steps must be at least 0, got -1"),
+        ({"num_epochs": -2}, "num_epochs must be at least 0, got -2"),
+        ({"num_steps": 1, "batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"num_steps": 1, "combine": mean()}, "needs a penalty"),
+    ],
+)
+def test_a_fit_that_cannot_be_is_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        fit(quadratic_loss, optax.sgd(0.1), **options)
+
+
+# --- Adam, differentiated through ----------------------------------------------------------------------------------
+
+_NO_DERIVATIVE = {
+    "adam": lambda: optax.adam(0.1),
+    "adamw": lambda: optax.adamw(0.1),
+    "amsgrad": lambda: optax.amsgrad(0.1),
+    "inside a chain": lambda: optax.chain(optax.clip(1.0), optax.adam(0.1)),
+    "with momentum-free": lambda: optax.adam(0.1, b1=0.0),
+}
+_DERIVATIVE = {
+    "adam": lambda: optax.adam(0.1, eps_root=1e-16),
+    "sgd": lambda: optax.sgd(0.1, 0.9),
+    "clip": lambda: optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1)),
+    "rmsprop": lambda: optax.rmsprop(0.1),
+    "schedule": lambda: optax.sgd(optax.linear_schedule(0.1, 0.0, 10)),
+}
+
+
+@pytest.mark.parametrize("name", _NO_DERIVATIVE)
+def test_an_optimizer_without_a_derivative_at_zero_is_refused(name):
+    with pytest.raises(InputError, match="eps_root=1e-16"):
+        check_differentiable(_NO_DERIVATIVE[name]())
+
+
+def test_it_is_refused_inside_jit_and_vmap_too():
+    def build(x):
+        check_differentiable(optax.adam(0.1))
+        return x
+
+    with pytest.raises(InputError, match="eps_root"):
+        jax.jit(build)(1.0)
+    with pytest.raises(InputError, match="eps_root"):
+        jax.vmap(build)(jnp.ones(2))
+
+
+@pytest.mark.parametrize("name", _DERIVATIVE)
+def test_an_optimizer_with_a_derivative_at_zero_is_accepted(name):
+    check_differentiable(_DERIVATIVE[name]())
+
+
+def test_an_optimizer_of_traced_hyperparameters_is_not_probed():
+    def build(rate):
+        check_differentiable(optax.adam(rate))
+        return rate
+
+    assert jax.vmap(build)(jnp.ones(2)).shape == (2,)
+
+
+def test_adam_with_eps_root_gives_finite_meta_gradients_past_a_dead_relu_and_without_does_not(key):
+    model, loss, params, task = _toy(jax.nn.relu)
+    params["hidden_0"]["bias"] = params["hidden_0"]["bias"].at[0].set(-100.0)
+
+    def outer(params, optimizer):
+        adapted = fit(loss, optimizer, 2)(params, task.support, key).params
+        return squared_error(model.apply(adapted, task.query.x), task.query)[0]
+
+    with_root = jax.grad(lambda p: outer(p, optax.adam(0.1, eps_root=1e-16)))(params)
+    assert all(jnp.isfinite(v).all() for v in jax.tree.leaves(with_root))
+    assert float(jnp.abs(with_root["head"]["kernel"]).max()) > 1e-3
+    without = jax.grad(lambda p: outer(p, optax.adam(0.1)))(params)
+    assert jnp.isnan(without["head"]["kernel"]).any()
+
+
+# --- hyperparameters and learners ----------------------------------------------------------------------------------
+
+
+def test_float_hyperparameters_vmap(key):
+    params, data, _ = _quadratic()
+
+    def run(rate, strength):
+        return fit(quadratic_loss, optax.adam(rate), 3, penalty=proximal(strength))(params, data, key).params["w"]
+
+    rates, strengths = jnp.array([0.01, 0.1, 0.5]), jnp.array([0.0, 1.0, 2.0])
+    together = jax.jit(jax.vmap(run))(rates, strengths)
+    alone = jnp.stack([run(float(r), float(s)) for r, s in zip(rates, strengths, strict=True)])
+    np.testing.assert_allclose(together, alone, rtol=1e-12)
+
+
+def _centring_model():
+    """Subtracts the mean over the batch, as a batch norm does: a prediction depends on who else is there."""
+
+    def apply(params, x, key=None):
+        return (x - x.mean(0, keepdims=True)) * params
+
+    return Model(lambda key, x: jnp.array(1.0), apply)
+
+
+def test_what_is_not_transductive_predicts_each_query_beside_the_support_set_alone(key):
+    support = Batch(jnp.array([[1.0], [3.0]]), jnp.array([[0.0], [0.0]]))
+    x = jnp.array([[5.0], [8.0], [-1.0]])
+    options = (_centring_model(), squared_error, optax.sgd(0.0), 1)
+    together, alone = gradient_learner(*options), gradient_learner(*options, transductive=False)
+    state = together.adapt(jnp.array(1.0), support, key)
+    np.testing.assert_allclose(together.predict(state, x), x - 4.0, rtol=1e-12)
+    state = alone.adapt(jnp.array(1.0), support, key)
+    expected = [[v - (1 + 3 + v) / 3] for v in (5.0, 8.0, -1.0)]
+    np.testing.assert_allclose(alone.predict(state, x), expected, rtol=1e-12)
