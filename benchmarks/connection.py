@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import NamedTuple
 class Peer(NamedTuple):
     """A peer's process: `ask(request, limit) -> answer` and `close()`.
 
-    An answer that has not come after `limit` seconds is `{"error": …}`, and so is every later one.
+    Where no answer has come after `limit` seconds, or the process has ended, the answer is `{"error": …}`.
     """
 
     ask: Callable[[dict, float], dict]
@@ -38,29 +39,41 @@ def connect(python: str, row: str, variant: str, arrays: Path) -> Peer:
     )  # fmt: skip
 
     def ask(request, limit):
-        if process.poll() is None:
+        try:
             process.stdin.write(json.dumps(request).encode() + b"\n")
-            answer, end = b"", time.monotonic() + limit
-            while not answer.endswith(b"\n"):
-                ready, _, _ = select.select([process.stdout], [], [], max(0.0, end - time.monotonic()))
-                if not ready:
-                    process.kill()
-                    return {"error": f"no answer within {limit:g} s"}
-                part = process.stdout.read(65536)
-                if not part:
-                    break
-                answer += part
-            if answer:
-                return json.loads(answer)
+            answer = _line(process.stdout, limit)
+        except BrokenPipeError:
+            answer = b""
+        except TimeoutError:
+            stop()
+            return {"error": f"no answer within {limit:g} s"}
+        if answer.endswith(b"\n"):
+            return json.loads(answer)
         return {"error": f"the process ended with code {process.wait()}"}
+
+    def stop():
+        if process.poll() is None:  # with whatever compilers it has started
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
     def close():
         process.stdin.close()
-        process.stdout.close()
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            stop()
+        process.stdout.close()
 
     return Peer(ask, close)
+
+
+def _line(pipe, limit):
+    line, end = b"", time.monotonic() + limit
+    while not line.endswith(b"\n"):
+        if not select.select([pipe], [], [], max(0.0, end - time.monotonic()))[0]:
+            raise TimeoutError
+        part = pipe.read(65536)
+        if not part:
+            break
+        line += part
+    return line

@@ -28,9 +28,10 @@ _VALIDATION, _TEST = 1, 2  # keys of the validation and test tasks: the same wha
 
 
 class Problem(NamedTuple):
-    """What is learned: a network for a number of ways, a criterion, and samplers `(num_ways, num_support, num_query) -> sample`.
+    """What is learned: a network for a number of ways, a criterion, and samplers.
 
-    `joint` samples tasks for plain training on everything at once. `metric` is what is reported.
+    `train`, `validation` and `test` are `(num_ways, num_support, num_query) -> sample`; `joint() -> sample` is for
+    plain training on everything at once, of the model `pretrained`. `metric` is what is reported.
     """
 
     name: str
@@ -129,10 +130,12 @@ def best_params(s: Any, problem: Problem) -> list[Params]:
     several = len(s.seeds) > 1
     like = jax.tree.map(lambda a: jax.ShapeDtypeStruct((len(s.seeds), *a.shape), a.dtype), one) if several else one
     state, _ = ml.restore(s.folder, like, step="best")
-    return [jax.tree.map(lambda a: a[i], state.params) for i in range(len(s.seeds))] if several else [state.params]
+    if not several:
+        return [state.params]
+    return [jax.tree.map(lambda a, i=i: a[i], state.params) for i in range(len(s.seeds))]
 
 
-def test(s: Any, problem: Problem, params: Sequence[Params], *, published: dict | None = None) -> list[Row]:
+def tested(s: Any, problem: Problem, params: Sequence[Params], published: dict) -> list[Row]:
     """Query metrics on unseen tasks, for every number of test ways, shots and adaptation steps."""
     own_steps = s.method != "protonet" and s.method in METHODS
     at = s.test_steps if own_steps else (0,)
@@ -163,15 +166,15 @@ def test(s: Any, problem: Problem, params: Sequence[Params], *, published: dict 
                         budget=0 if s.method == "scratch" else s.steps,
                         protocol=_protocol(s, problem, ways, shots),
                         values=values[..., i],
-                        published=(published or {}).get((s.method, ways, shots, steps)),
+                        published=published.get((s.method, ways, shots, steps)),
                         before=values[..., 0] if own_steps and at[0] == 0 else None,
-                    )  # fmt: skip
+                    )
                 )
     return rows
 
 
 def main(s: Any, problem_of: Callable[[Any], Problem], published: dict) -> list[tuple[Any, Problem, list[Params]]]:
-    """Trains, tests and reports `s.method`, and the methods beside it on the same tasks, each in a folder of its own."""
+    """Trains, tests and reports `s.method` and the methods beside it on the same tasks, each in its own folder."""
     methods = (s.method, *s.beside)
     each = [replace(s, method=m, beside=(), folder=f"{s.folder}/{m}") for m in methods] if s.beside else [s]
     for one in each:
@@ -182,7 +185,7 @@ def main(s: Any, problem_of: Callable[[Any], Problem], published: dict) -> list[
         print(f"{title(one.method)}: {one.folder}")
         params = train(one, problem)
         one = tuned(one, problem, params)
-        write_results(one.folder, test(one, problem, params, published=published))
+        write_results(one.folder, tested(one, problem, params, published))
         done.append((one, problem, params))
     folders = [one.folder for one in each]
     written = report(folders, out=s.folder)
@@ -229,7 +232,7 @@ def _measured(measure: Callable, params: Params, tasks: Any, count: int, at_once
 
 
 def tuned(s: Any, problem: Problem, params: Sequence[Params]) -> Any:
-    """The settings of a baseline with its inner rate chosen by validation tasks, after the most steps; others as they are."""
+    """A baseline's settings with the inner rate that validation tasks choose, after the most steps."""
     if s.method not in ("finetune", "scratch") or not s.tuned_rates:
         return s
     ways, shots = _test_ways(s)[0], _test_shots(s)[0]

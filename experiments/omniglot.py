@@ -114,14 +114,20 @@ PRESETS = {
 }
 
 
-PUBLISHED = {  # (method, ways, shots, adaptation steps): accuracy in %
-    **{("maml", w, k, 3): v for w, k, v in ((5, 1, "98.7 ± .4"), (5, 5, "99.9 ± .1"), (20, 1, "95.8 ± .3"), (20, 5, "98.9 ± .2"))},
-    **{("fomaml", w, k, 3): v for w, k, v in ((5, 1, "98.3"), (5, 5, "99.2"), (20, 1, "89.4"), (20, 5, "97.9"))},
-    **{("anil", w, k, 3): v for w, k, v in ((20, 1, "96.2"), (20, 5, "98.0"))},
-    **{("meta_sgd", w, k, 1): v for w, k, v in ((5, 1, "99.5"), (5, 5, "99.9"), (20, 1, "95.9"), (20, 5, "99.0"))},
-    **{("reptile", w, k, 50): v for w, k, v in ((5, 1, "95.39"), (5, 5, "98.90"), (20, 1, "88.14"), (20, 5, "96.65"))},
-    **{("protonet", w, k, 0): v for w, k, v in ((5, 1, "98.8"), (5, 5, "99.7"), (20, 1, "96.0"), (20, 5, "98.9"))},
-}  # fmt: skip
+_GRID = ((5, 1), (5, 5), (20, 1), (20, 5))
+_ACCURACIES = {  # (method, adaptation steps): accuracy in %, for each of the grid's ways and shots
+    ("maml", 3): ("98.7 ± .4", "99.9 ± .1", "95.8 ± .3", "98.9 ± .2"),
+    ("fomaml", 3): ("98.3", "99.2", "89.4", "97.9"),
+    ("anil", 3): (None, None, "96.2", "98.0"),
+    ("meta_sgd", 1): ("99.5", "99.9", "95.9", "99.0"),
+    ("reptile", 50): ("95.39", "98.90", "88.14", "96.65"),
+    ("protonet", 0): ("98.8", "99.7", "96.0", "98.9"),
+}
+PUBLISHED = {
+    (method, *setting, steps): value
+    for (method, steps), values in _ACCURACIES.items()
+    for setting, value in zip(_GRID, values)
+}
 
 
 def main(settings: Settings) -> None:

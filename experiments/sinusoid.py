@@ -43,7 +43,7 @@ PRESETS = {
         for shots in (5, 10)
     },
 }  # fmt: skip
-# (method, ways, shots, adaptation steps): mean squared error, from the Meta-SGD paper (Li et al. 2017), trained on 5 points
+# (method, ways, shots, adaptation steps): error in the Meta-SGD paper (Li et al. 2017), trained on 5 points
 PUBLISHED = {
     **{("maml", 1, k, 1): v for k, v in ((5, "1.13 ± .18"), (10, ".85 ± .14"), (20, ".71 ± .12"))},
     **{("meta_sgd", 1, k, 1): v for k, v in ((5, ".90"), (10, ".63"), (20, ".50"))},

@@ -2,12 +2,10 @@
 
     task -> adapt -> update -> aggregate -> optimizer
 
-Types are in `core`; families in `meta`; everything a paper's experiment needs is on this page.
+The families are folders (`ml.meta`, …); what every experiment needs is on this page.
 """
 
-from metalearn import aggregate, data, meta, metrics, nets, penalty
-from metalearn.aggregate import mean, stacked, summed, weighted_mean
-from metalearn.checkpoint import restore
+# what a task is, and what is done with it
 from metalearn.core import (
     Aggregator,
     Algorithm,
@@ -21,13 +19,30 @@ from metalearn.core import (
     Statistic,
     Task,
     Update,
-)  # fmt: skip
+)
+
+# one task: models, losses, the inner loop
 from metalearn.inner import fit, gradient_learner, supervised
-from metalearn.mapping import auto, scanned, sharded, vmapped
 from metalearn.metrics import cross_entropy, interval, paired, squared_error
 from metalearn.nets import from_linen, from_nnx
+
+# many tasks: what each proposes, how proposals become one, how they are mapped
+from metalearn.aggregate import mean, stacked, summed, weighted_mean
+from metalearn.mapping import auto, scanned, sharded, vmapped
 from metalearn.outer import State, difference, episodic, evaluate, gradient, over_clients, over_tasks
+
+# a whole run, on the host
+from metalearn.checkpoint import restore
 from metalearn.run import run
-from metalearn.tree import merge, partition
+
+# the folders
+from metalearn import aggregate, data, meta, metrics, nets, penalty  # isort: skip
 
 __version__ = "0.1.0"
+__all__ = [
+    *("Aggregator", "Algorithm", "Aux", "Batch", "Fitted", "InputError", "Learner", "Model", "Penalty", "State"),
+    *("Statistic", "Task", "Update", "fit", "gradient_learner", "supervised", "cross_entropy", "squared_error"),
+    *("interval", "paired", "from_linen", "from_nnx", "mean", "weighted_mean", "stacked", "summed", "auto", "scanned"),
+    *("sharded", "vmapped", "difference", "episodic", "evaluate", "gradient", "over_clients", "over_tasks", "restore"),
+    *("run", "aggregate", "data", "meta", "metrics", "nets", "penalty"),
+]

@@ -70,7 +70,11 @@ def fit(
     """
     if (num_steps is None) == (num_epochs is None):
         raise InputError("fit needs exactly one of num_steps and num_epochs")
-    for name, value, least in (("num_steps", num_steps, 0), ("num_epochs", num_epochs, 0), ("batch_size", batch_size, 1)):
+    for name, value, least in (
+        ("num_steps", num_steps, 0),
+        ("num_epochs", num_epochs, 0),
+        ("batch_size", batch_size, 1),
+    ):
         if value is not None and value < least:
             raise InputError(f"{name} must be at least {least}, got {value}")
     if combine is not None and penalty is None:
@@ -117,7 +121,11 @@ def fit(
                 held, pull = jax.value_and_grad(penalty_of)(trained)
                 both = jax.tree.map(lambda a, b: jnp.stack([a, b]), grads, pull)
                 grads, combine_state = combine.update(
-                    both, combine_state, trained, losses=jnp.stack([value, held]), key=jax.random.fold_in(step_key, _COMBINE)
+                    both,
+                    combine_state,
+                    trained,
+                    losses=jnp.stack([value, held]),
+                    key=jax.random.fold_in(step_key, _COMBINE),
                 )
             if first_order:
                 grads = jax.lax.stop_gradient(grads)
@@ -139,12 +147,15 @@ def fit(
 
         def recorded(carry, picked):
             carry, metrics = guarded(carry, picked)
-            return carry, (metrics, carry[0] if trajectory else None)
+            return carry, (metrics, carry[-1], carry[0] if trajectory else None)
 
         start = (params, opt_state, penalty_state, combine_state, jnp.zeros((), jnp.int32))
         start = jax.tree.map(jnp.asarray, start)
         loop = _nested_scan if remat else _scan
-        (params_out, opt_state, penalty_state, _, steps), (metrics, path) = loop(recorded, start, schedule, total)
+        (params_out, opt_state, penalty_state, _, steps), (metrics, counts, path) = loop(recorded, start, schedule, total)
+        if data.mask is not None and total:
+            # a step that was none repeats the metrics of the real one before it, so that the last are always real
+            metrics = jax.tree.map(lambda m: m[jnp.searchsorted(counts, counts)], metrics)
         if trajectory:
             path = jax.tree.map(lambda first, rest: jnp.concatenate([jnp.asarray(first)[None], rest]), params, path)
         return Fitted(params_out, opt_state, penalty_state, steps, metrics, path)

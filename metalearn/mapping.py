@@ -52,7 +52,9 @@ def scanned(chunk: int = 1) -> Mapping:
             return summand, jax.tree.map(lambda a: jnp.asarray(a)[None], stack)
 
         main = jax.tree.map(lambda a: a[: full * size].reshape((full, size) + a.shape[1:]), xs)
-        zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(several, jax.tree.map(lambda a: a[0], main))[0])
+        zero = jax.tree.map(
+            lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(several, jax.tree.map(lambda a: a[0], main))[0]
+        )
 
         def body(total, part):
             summand, stack = several(part)
@@ -98,7 +100,11 @@ def sharded(mesh: Mesh, axis: str | None = None, inner: Mapping | None = None) -
 
         # check_vma=True would sum gradients taken inside over the axis once more, without a word
         spread = jax.shard_map(
-            local, mesh=mesh, in_specs=PartitionSpec(axis), out_specs=(PartitionSpec(), PartitionSpec(axis)), check_vma=False
+            local,
+            mesh=mesh,
+            in_specs=PartitionSpec(axis),
+            out_specs=(PartitionSpec(), PartitionSpec(axis)),
+            check_vma=False,
         )
         total, stack = spread((padded, present))
         return total, jax.tree.map(lambda a: a[:count], stack)
@@ -124,7 +130,13 @@ def auto(fn, xs):
 
 def contains_convolution(jaxpr: Any) -> bool:
     """Whether XLA's convolution occurs anywhere in a jaxpr, inner ones included."""
+
+    def inner(value):
+        if isinstance(value, tuple | list):
+            return any(map(inner, value))
+        value = getattr(value, "jaxpr", value)
+        return hasattr(value, "eqns") and contains_convolution(value)
+
     return any(
-        eqn.primitive.name == "conv_general_dilated" or any(contains_convolution(sub) for sub in jax.core.jaxprs_in_params(eqn.params))
-        for eqn in jaxpr.eqns
+        eqn.primitive.name == "conv_general_dilated" or any(map(inner, eqn.params.values())) for eqn in jaxpr.eqns
     )

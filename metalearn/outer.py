@@ -70,7 +70,9 @@ def episodic(learner: Learner, criterion: Criterion, *, step_weights: jax.Array 
             if step_weights is not None:
                 path = along(state)
                 if num_rows(path) != len(step_weights) + 1:
-                    raise InputError(f"step_weights has {len(step_weights)} entries for {num_rows(path) - 1} inner steps")
+                    raise InputError(
+                        f"step_weights has {len(step_weights)} entries for {num_rows(path) - 1} inner steps"
+                    )
                 after = jax.tree.map(lambda a: a[1:], path)
                 losses = jax.vmap(lambda p: query(state._replace(params=p, trajectory=None))[0])(after)
                 loss = jnp.vdot(step_weights, losses)
@@ -153,7 +155,10 @@ def over_clients(
             kept = (update.weight, update.loss, update.metrics, row)
             if aggregator.each is None:
                 return (None, seen), (kept, update.direction)
-            return (aggregator.each(update, aggregator_state, jax.random.fold_in(each_key, task_id)), seen), (kept, None)
+            return (aggregator.each(update, aggregator_state, jax.random.fold_in(each_key, task_id)), seen), (
+                kept,
+                None,
+            )
 
         (total, seen), ((weights, losses, metrics, rows), directions) = mapping(one, (batch, rows, ids))
         if aggregator.each is None:
@@ -227,9 +232,13 @@ def evaluate(
         def one(inputs):
             task, task_id = inputs
             state = learner.adapt(params, task.support, jax.random.fold_in(key, task_id))
-            if getattr(state, "trajectory", None) is None:
+            if at is None and getattr(state, "trajectory", None) is None:
                 return (), measure(state, task)
-            path = state.trajectory if at is None else jax.tree.map(lambda a: a[jnp.asarray(at)], state.trajectory)
+            path = along(state)
+            if at is not None:
+                if not all(0 <= t < num_rows(path) for t in at):
+                    raise InputError(f"at={list(at)} must name steps from 0 to {num_rows(path) - 1}")
+                path = jax.tree.map(lambda a: a[jnp.asarray(at)], path)
             return (), jax.lax.map(lambda p: measure(state._replace(params=p, trajectory=None), task), path)
 
         return mapping(one, (tasks, ids))[1]

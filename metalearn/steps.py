@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 
 from metalearn.core import Algorithm, Key, Metrics
+from metalearn.mapping import contains_convolution
 
 INIT = 2**32 - 1
 EVALUATE = 2**32 - 2
@@ -69,7 +70,7 @@ def programs(algorithm: Algorithm, sample: Any, evaluate: Any, key: Key, longest
         return lax.fori_loop(0, count, lambda i, c: step(*c, key, start + i, i), (state, buffer()))
 
     # XLA's CPU convolutions are several times slower inside any loop, so there the loop is here.
-    stepwise = next(iter(key.devices())).platform == "cpu" and _has_convolution(jaxpr.jaxpr)
+    stepwise = next(iter(key.devices())).platform == "cpu" and contains_convolution(jaxpr.jaxpr)
     if stepwise:
         new_buffer, compiled = jax.jit(buffer), jax.jit(step, donate_argnums=(0, 1))
     else:
@@ -102,18 +103,6 @@ def _strong(tree: Any) -> Any:
 
 def _summary(metrics: Metrics) -> Metrics:
     return {name: jnp.mean(value) for name, value in metrics.items() if not name.startswith("per_task/")}
-
-
-def _has_convolution(jaxpr: Any) -> bool:
-    def inner(value):
-        if isinstance(value, tuple | list):
-            return any(map(inner, value))
-        value = getattr(value, "jaxpr", value)
-        return hasattr(value, "eqns") and _has_convolution(value)
-
-    return any(
-        eqn.primitive.name == "conv_general_dilated" or any(map(inner, eqn.params.values())) for eqn in jaxpr.eqns
-    )
 
 
 def _wait(tree: Any) -> None:

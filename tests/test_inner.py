@@ -49,8 +49,7 @@ def test_meta_gradient_of_a_quadratic_is_its_closed_form(remat, key):
 
     shrink = (1 - rate * curvature) ** steps
     reached = data.x[0] + shrink * (params["w"] - data.x[0])
-    second = jax.grad(outer)(params, False)
-    first = jax.grad(outer)(params, True)
+    second, first = jax.jit(lambda p: (jax.grad(outer)(p, False), jax.grad(outer)(p, True)))(params)
     assert_close(second, {"w": shrink * (reached - end), "b": jnp.zeros(1)})
     assert_close(first, {"w": reached - end, "b": jnp.zeros(1)})
     assert distance(first, second) > 0.1
@@ -79,9 +78,14 @@ def test_first_order_gradient_is_the_gradient_at_the_adapted_parameters(key):
     def query(params):
         return squared_error(model.apply(params, task.query.x), task.query)[0]
 
-    adapt = jax.jit(fit(loss, optax.sgd(0.2, momentum=0.9), 3, first_order=True))
-    through = jax.grad(lambda p: query(adapt(p, task.support, key).params))(params)
-    assert_close(through, jax.grad(query)(adapt(params, task.support, key).params))
+    adapt = fit(loss, optax.sgd(0.2, momentum=0.9), 3, first_order=True)
+
+    @jax.jit
+    def both(params):
+        through = jax.grad(lambda p: query(adapt(p, task.support, key).params))(params)
+        return through, jax.grad(query)(adapt(params, task.support, key).params)
+
+    assert_close(*both(params))
 
 
 _OPTIMIZERS = {
@@ -93,48 +97,66 @@ _OPTIMIZERS = {
     "decay": lambda: optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1)),
     "partition": lambda: optax.partition(
         {"slow": optax.sgd(0.05), "fast": optax.adam(0.1, eps_root=1e-8), "not": optax.set_to_zero()},
-        {"hidden_0": {"kernel": "slow", "bias": "not"}, "head": "fast"},
+        {"kernel": "slow", "bias": "not", "scale": "fast"},
     ),
 }
 
 
 @pytest.mark.parametrize("name", _OPTIMIZERS)
 def test_ten_steps_and_the_gradient_through_them_equal_a_loop_written_by_hand(name, key):
-    model, loss, params, task = _toy()
+    """The gradient through the loop by hand is taken by finite differences."""
+    task = jax.tree.map(lambda a: a[0], regression_tasks(jax.random.key(1), 1, 6))
+    params = {"kernel": jnp.array([[0.4], [-0.3]]), "bias": jnp.array([0.1]), "scale": jnp.array([[1.5]])}
     optimizer = _OPTIMIZERS[name]()
 
-    def by_hand(params, data):
-        state, losses = optimizer.init(params), []
+    def predict(params, x):
+        return jnp.tanh(x @ params["kernel"] + params["bias"].reshape(1, 1)) @ params["scale"]
+
+    def error(params, batch):
+        return jnp.mean((predict(params, batch.x) - batch.y) ** 2)
+
+    @jax.jit
+    @jax.vmap
+    def one_step(params, state):
+        value, grads = jax.value_and_grad(error)(params, task.support)
+        updates, state = optimizer.update(grads, state, params)
+        return jax.tree.map(jnp.add, params, updates), state, value
+
+    def by_hand(params):
+        state, losses = jax.vmap(optimizer.init)(params), []
         for _ in range(10):
-            value, grads = jax.value_and_grad(lambda p: jnp.mean((model.apply(p, data.x) - data.y) ** 2))(params)
-            updates, state = optimizer.update(grads, state, params)
-            params = jax.tree.map(jnp.add, params, updates)
+            params, state, value = one_step(params, state)
             losses.append(value)
-        return params, state, jnp.stack(losses)
+        return params, state, jnp.stack(losses, 1), jax.vmap(lambda p: error(p, task.query))(params)
 
-    def fitted(params, data):
-        out = fit(loss, optimizer, 10)(params, data, key)
-        assert out.trajectory is None
-        return out.params, out.opt_state, out.metrics["loss"]
-
-    def through(run):
+    @jax.jit
+    def fitted(params):
         def outer(params):
-            out = run(params, task.support)
-            return jnp.mean((model.apply(out[0], task.query.x) - task.query.y) ** 2), out
+            loss = supervised(Model(None, lambda params, x, key=None: predict(params, x)), squared_error)
+            out = fit(loss, optimizer, 10)(params, task.support, key)
+            return error(out.params, task.query), (out.params, out.opt_state, out.metrics["loss"])
 
-        return jax.jit(jax.value_and_grad(outer, has_aux=True))(params)
+        (value, out), grads = jax.value_and_grad(outer, has_aux=True)(params)
+        return (*out, value), grads
 
-    assert_close(through(fitted), through(by_hand), rtol=1e-9, atol=1e-12)
+    flat, unflatten = jax.flatten_util.ravel_pytree(params)
+    moves = jnp.concatenate([jnp.zeros((1, 4)), 1e-5 * jnp.eye(4), -1e-5 * jnp.eye(4)])
+    hand = by_hand(jax.vmap(unflatten)(flat[None] + moves))
+    out, grads = fitted(params)
+    assert_close(out, jax.tree.map(lambda a: a[0], hand), rtol=1e-10)
+    numeric = (hand[3][1:5] - hand[3][5:]) / 2e-5
+    np.testing.assert_allclose(jax.flatten_util.ravel_pytree(grads)[0], numeric, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("steps", [0, 1, 2, 7, 9])
+@pytest.mark.parametrize("steps", [0, 1, 7])
 def test_remat_changes_no_number(steps, key):
-    _, loss, params, task = _toy()
+    params, data, _ = _quadratic()
+    data = Batch(jnp.linspace(-1.0, 1.0, 12).reshape(4, 3))
 
     def outer(remat):
         def run(params):
-            adapt = fit(loss, optax.sgd(0.1, 0.9), steps, batch_size=2, remat=remat, trajectory=True)
-            out = adapt(params, task.support, key)
+            adapt = fit(quadratic_loss, optax.sgd(0.1, 0.9), steps, batch_size=2, remat=remat, trajectory=True)
+            out = adapt(params, data, key)
             return sum(jnp.sum(v**2) for v in jax.tree.leaves(out.params)), out
 
         return jax.jit(jax.value_and_grad(run, has_aux=True))(params)
@@ -180,7 +202,7 @@ def test_frozen_leaves_stay_and_no_gradient_of_them_is_taken(key):
     def guarded(params, batch, key):
         return quadratic_loss({**params, "b": untouchable(params["b"])}, batch, key)
 
-    out = fit(guarded, optax.adam(0.1), 3, where="^w$")(params, data, key)
+    out = jax.jit(fit(guarded, optax.adam(0.1), 3, where="^w$"))(params, data, key)
     np.testing.assert_array_equal(out.params["b"], params["b"])
     assert (out.params["w"] != params["w"]).all()
     assert jax.tree.leaves(out.opt_state[0].mu)[0].shape == (3,)
@@ -223,7 +245,7 @@ def test_statistics_are_kept_and_no_optimizer_sees_them(key):
     model = _running_mean_model()
     data = Batch(jnp.full((4, 1), 8.0), jnp.full((4, 1), 3.0))
     params = model.init(key, data.x)
-    out = fit(supervised(model, squared_error), optax.adam(0.1), 3)(params, data, key)
+    out = jax.jit(fit(supervised(model, squared_error), optax.adam(0.1), 3))(params, data, key)
     assert float(out.params["mean"].value) == 7.0  # 4, 6, 7
     assert len(jax.tree.leaves(out.opt_state[0].mu)) == 1
 
@@ -245,30 +267,29 @@ def _noisy(loss):
     ("steps", "real"),
     [
         ({"num_steps": 7, "batch_size": 3}, 7),
-        ({"num_steps": 4, "batch_size": 8}, 4),
-        ({"num_steps": 4}, 4),
         ({"num_epochs": 3, "batch_size": 4}, 6),
-        ({"num_epochs": 3}, 3),
+        pytest.param({"num_steps": 4, "batch_size": 8}, 4, marks=pytest.mark.slow),
+        pytest.param({"num_epochs": 3}, 3, marks=pytest.mark.slow),
     ],
 )
 def test_padding_changes_neither_the_fit_nor_the_gradient_through_it(steps, real, key):
-    _, loss, params, task = _toy(support=7)
+    model = plain_mlp(1)
+    loss = _noisy(supervised(model, squared_error))
+    support = jax.tree.map(lambda a: a[0], regression_tasks(jax.random.key(1), 1, 7)).support
+    params = model.init(key, support.x)
 
     @jax.jit
     def run(params, data):
         def outer(params):
-            out = fit(_noisy(loss), optax.adam(0.1, eps_root=1e-8), **steps)(params, data, key)
+            out = fit(loss, optax.sgd(0.1, 0.9), **steps)(params, data, key)
             return sum(jnp.sum(jnp.sin(v)) for v in jax.tree.leaves(out.params)), out
 
         (_, out), grads = jax.value_and_grad(outer, has_aux=True)(params)
-        return out, grads
+        return (out.params, out.opt_state, grads, out.metrics["loss"][-1]), out.steps
 
-    plain, plain_grads = run(params, task.support)
-    padded, padded_grads = run(params, pad(task.support, 6, fill=99.0))
-    assert int(plain.steps) == int(padded.steps) == real
-    assert_close(padded.params, plain.params)
-    assert_close(padded.opt_state, plain.opt_state)
-    assert_close(padded_grads, plain_grads, rtol=1e-10)
+    (plain, plain_steps), (padded, padded_steps) = run(params, support), run(params, pad(support, 6, fill=99.0))
+    assert int(plain_steps) == int(padded_steps) == real
+    assert_close(padded, plain, rtol=1e-10)
 
 
 def test_an_epoch_of_a_linear_loss_uses_every_example_once(key):
@@ -278,10 +299,10 @@ def test_an_epoch_of_a_linear_loss_uses_every_example_once(key):
         return params * batch.x.mean(), Aux({})
 
     x = jnp.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
-    out = fit(loss, optax.sgd(1.0), num_epochs=2, batch_size=2)(jnp.array(0.0), Batch(x), key)
+    out = jax.jit(fit(loss, optax.sgd(1.0), num_epochs=2, batch_size=2))(jnp.array(0.0), Batch(x), key)
     assert int(out.steps) == 6
     np.testing.assert_allclose(out.params, -2 * x.sum() / 2, rtol=1e-12)
-    out = fit(loss, optax.sgd(1.0), num_steps=4, batch_size=3)(jnp.array(0.0), Batch(x), key)
+    out = jax.jit(fit(loss, optax.sgd(1.0), num_steps=4, batch_size=3))(jnp.array(0.0), Batch(x), key)
     np.testing.assert_allclose(out.params, -2 * x.sum() / 3, rtol=1e-12)
 
 
@@ -289,7 +310,7 @@ def test_a_step_without_a_real_example_is_no_step(key):
     _, loss, params, task = _toy()
     empty = task.support._replace(mask=jnp.zeros(6))
     for options in ({"num_steps": 3}, {"num_epochs": 2, "batch_size": 4}):
-        out = fit(loss, optax.adam(0.1), **options)(params, empty, key)
+        out = jax.jit(fit(loss, optax.adam(0.1), **options))(params, empty, key)
         assert int(out.steps) == 0
         assert_close(out.params, params, 0, 0)
         assert_close(out.opt_state, optax.adam(0.1).init(params), 0, 0)
@@ -297,7 +318,7 @@ def test_a_step_without_a_real_example_is_no_step(key):
 
 def test_the_trajectory_holds_the_parameters_after_every_step(key):
     params, data, curvature = _quadratic()
-    out = fit(quadratic_loss, optax.sgd(0.1), 4, trajectory=True)(params, data, key)
+    out = jax.jit(fit(quadratic_loss, optax.sgd(0.1), 4, trajectory=True))(params, data, key)
     shrink = (1 - 0.1 * curvature)[None] ** jnp.arange(5.0)[:, None]
     expected = data.x + shrink * (params["w"] - data.x[0])[None]
     assert_close(out.trajectory, {"w": expected, "b": 0.7 * 0.9 ** jnp.arange(5.0)[:, None]})
@@ -305,13 +326,18 @@ def test_the_trajectory_holds_the_parameters_after_every_step(key):
 
 
 def test_an_optimizer_state_that_is_passed_in_goes_on(key):
-    _, loss, params, task = _toy()
+    params, data, _ = _quadratic()
     optimizer = optax.adam(0.1)
-    whole = fit(loss, optimizer, 5)(params, task.support, key)
-    half = fit(loss, optimizer, 2)(params, task.support, key)
-    rest = fit(loss, optimizer, 3)(half.params, task.support, key, opt_state=half.opt_state)
-    assert_close(rest.params, whole.params)
-    assert_close(rest.opt_state, whole.opt_state)
+
+    @jax.jit
+    def run(params):
+        whole = fit(quadratic_loss, optimizer, 5)(params, data, key)
+        half = fit(quadratic_loss, optimizer, 2)(params, data, key)
+        rest = fit(quadratic_loss, optimizer, 3)(half.params, data, key, opt_state=half.opt_state)
+        return whole, rest
+
+    whole, rest = run(params)
+    assert_close((rest.params, rest.opt_state), (whole.params, whole.opt_state))
 
 
 # --- penalties -----------------------------------------------------------------------------------------------------
@@ -321,7 +347,7 @@ def test_a_proximal_penalty_on_a_quadratic_is_its_closed_form(key):
     """θ' = θ - α(H(θ - c) + s(θ - θ₀)) has θ_T - f = (1 - α(H + s))^T (θ₀ - f), where f = (H c + s θ₀) / (H + s)."""
     params, data, h = _quadratic()
     rate, strength, steps = 0.1, 0.8, 6
-    out = fit(quadratic_loss, optax.sgd(rate), steps, penalty=proximal(strength))(params, data, key)
+    out = jax.jit(fit(quadratic_loss, optax.sgd(rate), steps, penalty=proximal(strength)))(params, data, key)
     fixed = (h * data.x[0] + strength * params["w"]) / (h + strength)
     expected = fixed + (1 - rate * (h + strength)) ** steps * (params["w"] - fixed)
     np.testing.assert_allclose(out.params["w"], expected, rtol=1e-12)
@@ -332,7 +358,7 @@ def test_a_proximal_penalty_on_a_quadratic_is_its_closed_form(key):
 def test_a_penalty_state_that_is_passed_in_is_the_anchor(key):
     params, data, h = _quadratic()
     anchor = {"w": jnp.array([5.0, 5.0, 5.0]), "b": jnp.array([5.0])}
-    out = fit(quadratic_loss, optax.sgd(0.1), 1, penalty=proximal(0.5))(params, data, key, anchor)
+    out = jax.jit(fit(quadratic_loss, optax.sgd(0.1), 1, penalty=proximal(0.5)))(params, data, key, anchor)
     expected = params["w"] - 0.1 * (h * (params["w"] - data.x[0]) + 0.5 * (params["w"] - 5.0))
     np.testing.assert_allclose(out.params["w"], expected, rtol=1e-12)
     assert_close(out.penalty_state, anchor)
@@ -345,7 +371,7 @@ def test_combine_joins_the_two_gradients(key):
 
     def moved(combine):
         adapt = fit(quadratic_loss, optax.sgd(1.0), 1, penalty=proximal(0.5), combine=combine)
-        return params["w"] - adapt(params, data, key, anchor).params["w"]
+        return params["w"] - jax.jit(adapt)(params, data, key, anchor).params["w"]
 
     np.testing.assert_allclose(moved(mean()), (gradient + pull) / 2, rtol=1e-12)
     seen = {}
@@ -367,7 +393,7 @@ def test_a_penalty_observes_every_step(key):
 
     penalty = Penalty(lambda params: jnp.array(0.0), lambda params, state, batch, key: jnp.array(0.0), observe)
     params, data, h = _quadratic()
-    out = fit(quadratic_loss, optax.sgd(0.1), 2, penalty=penalty)(params, data, key)
+    out = jax.jit(fit(quadratic_loss, optax.sgd(0.1), 2, penalty=penalty))(params, data, key)
     error = params["w"] - data.x[0]
     norms = [jnp.sum((h * error * (1 - 0.1 * h) ** t) ** 2) + jnp.sum((params["b"] * 0.9**t) ** 2) for t in range(2)]
     np.testing.assert_allclose(out.penalty_state, 0.1 * sum(norms), rtol=1e-12)
@@ -448,10 +474,10 @@ def test_adam_with_eps_root_gives_finite_meta_gradients_past_a_dead_relu_and_wit
         adapted = fit(loss, optimizer, 2)(params, task.support, key).params
         return squared_error(model.apply(adapted, task.query.x), task.query)[0]
 
-    with_root = jax.grad(lambda p: outer(p, optax.adam(0.1, eps_root=1e-16)))(params)
+    with_root = jax.jit(jax.grad(lambda p: outer(p, optax.adam(0.1, eps_root=1e-16))))(params)
     assert all(jnp.isfinite(v).all() for v in jax.tree.leaves(with_root))
     assert float(jnp.abs(with_root["head"]["kernel"]).max()) > 1e-3
-    without = jax.grad(lambda p: outer(p, optax.adam(0.1)))(params)
+    without = jax.jit(jax.grad(lambda p: outer(p, optax.adam(0.1))))(params)
     assert jnp.isnan(without["head"]["kernel"]).any()
 
 
@@ -466,7 +492,8 @@ def test_float_hyperparameters_vmap(key):
 
     rates, strengths = jnp.array([0.01, 0.1, 0.5]), jnp.array([0.0, 1.0, 2.0])
     together = jax.jit(jax.vmap(run))(rates, strengths)
-    alone = jnp.stack([run(float(r), float(s)) for r, s in zip(rates, strengths, strict=True)])
+    one = jax.jit(run)
+    alone = jnp.stack([one(r, s) for r, s in zip(rates, strengths, strict=True)])
     np.testing.assert_allclose(together, alone, rtol=1e-12)
 
 
@@ -484,8 +511,8 @@ def test_what_is_not_transductive_predicts_each_query_beside_the_support_set_alo
     x = jnp.array([[5.0], [8.0], [-1.0]])
     options = (_centring_model(), squared_error, optax.sgd(0.0), 1)
     together, alone = gradient_learner(*options), gradient_learner(*options, transductive=False)
-    state = together.adapt(jnp.array(1.0), support, key)
+    state = jax.jit(together.adapt)(jnp.array(1.0), support, key)
     np.testing.assert_allclose(together.predict(state, x), x - 4.0, rtol=1e-12)
-    state = alone.adapt(jnp.array(1.0), support, key)
+    state = jax.jit(alone.adapt)(jnp.array(1.0), support, key)
     expected = [[v - (1 + 3 + v) / 3] for v in (5.0, 8.0, -1.0)]
     np.testing.assert_allclose(alone.predict(state, x), expected, rtol=1e-12)

@@ -1,1 +1,2 @@
-"""The peers' side of the rows, one file each: `prepare(variant, arrays) -> Prepared`. Nothing here imports JAX."""
+"""The peers' side of the rows, one file each: `prepare(variant, arrays)` returns `step() -> (loss, gradient)`, where `gradient()`
+is made of named arrays. Nothing here imports JAX."""

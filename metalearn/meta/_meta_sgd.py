@@ -1,4 +1,4 @@
-"""Meta-SGD: meta-learn a learning rate for every parameter, beside the initialisation (Li et al. 2017, arXiv 1707.09835)."""
+"""Meta-SGD: meta-learn a learning rate for every parameter too (Li et al. 2017, arXiv 1707.09835)."""
 
 from typing import Any
 

@@ -55,7 +55,11 @@ def protonet(model: Model, num_ways: int) -> Learner:
     def train(state: Prototypes, x: Any, key):
         count = state.support.y.shape[0]
         together = jax.tree.map(lambda s, q: jnp.concatenate([s, q]), state.support.x, x)
-        embedded, new = (model.apply(state.params, together, key), None) if model.train is None else model.train(state.params, together, key)
+        embedded, new = (
+            (model.apply(state.params, together, key), None)
+            if model.train is None
+            else model.train(state.params, together, key)
+        )
         return nearest(embedded[count:], *average(embedded[:count], state.support)), new
 
     return Learner(lambda key, task: model.init(key, task.support.x), adapt, predict, train)

@@ -31,9 +31,9 @@ def reptile(
       transductive: False predicts every query alone, beside the support set, as the paper's main results do.
       options: those of `inner.fit`.
 
-    Shared parameters are `{"model": φ, "opt_state": …}`: the authors' code restores only the variables between tasks, so
-    the inner optimizer's moments live on from task to task and into evaluation. Here every task starts from the shared
-    moments, and their mean over tasks becomes the next shared ones; in that code the tasks of one meta-batch hand
+    Shared parameters are `{"model": φ, "opt_state": …}`: the authors' code restores only the variables between tasks,
+    so the inner optimizer's moments live on from task to task and into evaluation. Here every task starts from the
+    shared moments, and their mean over tasks becomes the next shared ones; in that code the tasks of one meta-batch hand
     theirs on one after another. Nothing else departs from it.
     """
     learn = fit(supervised(model, criterion), optimizer, num_steps, batch_size=batch_size, **options)
@@ -49,7 +49,9 @@ def reptile(
         return fitted._replace(params=params, trajectory=path, support=None if transductive else support)
 
     predict, _ = fitted_predict(model)
-    return Learner(init, adapt, lambda state, x, key=None: predict(state._replace(params=state.params["model"]), x, key))
+    return Learner(
+        init, adapt, lambda state, x, key=None: predict(state._replace(params=state.params["model"]), x, key)
+    )
 
 
 def _wrap(opt_state):

@@ -1,6 +1,5 @@
 """Criteria: `(outputs, batch) -> (masked mean loss, metrics)`."""
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -22,10 +21,12 @@ def cross_entropy(outputs: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]
     `outputs` are logits `[n, C]`, `batch.y` integer labels `[n]` in 0…C-1. A real label outside that range makes the
     loss NaN, so that a mislabelled task cannot pass unseen. Raises `InputError` where the shapes do not fit.
     """
-    if outputs.ndim != 2 or batch.y.shape != outputs.shape[:1] or not jnp.issubdtype(batch.y.dtype, jnp.integer):
+    labels = None if batch.y is None else f"{batch.y.dtype}{list(batch.y.shape)}"
+    fits = labels is not None and outputs.ndim == 2 and batch.y.shape == outputs.shape[:1]
+    if not fits or not jnp.issubdtype(batch.y.dtype, jnp.integer):
         raise InputError(
             "cross_entropy needs outputs [n, C] and integer labels [n], "
-            f"got outputs {outputs.shape} and labels {batch.y.dtype}{list(batch.y.shape)}"
+            f"got outputs {list(outputs.shape)} and labels {labels}"
         )
     num_classes = outputs.shape[1]
     # one-hot: a gather here is slow to differentiate twice on a CPU
@@ -36,10 +37,15 @@ def cross_entropy(outputs: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]
 
 
 def squared_error(outputs: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
-    """Mean squared error over real examples and output dimensions; `outputs` and `batch.y` are `[n, ...]`."""
-    if outputs.shape != batch.y.shape:
-        raise InputError(f"squared_error needs outputs and targets of one shape, got {outputs.shape} and {batch.y.shape}")
-    chex.assert_type([outputs], float)
+    """Mean squared error over real examples and output dimensions; `outputs` and `batch.y` are `[n, ...]`.
+
+    Raises `InputError` where their shapes differ, which would broadcast, or outputs are not floating point.
+    """
+    targets = None if batch.y is None else batch.y.shape
+    if outputs.shape != targets:
+        raise InputError(f"squared_error needs outputs and targets of one shape, got {outputs.shape} and {targets}")
+    if not jnp.issubdtype(outputs.dtype, jnp.floating):
+        raise InputError(f"squared_error needs floating-point outputs, got {outputs.dtype}")
     losses = ((outputs - batch.y) ** 2).reshape(outputs.shape[0], -1).mean(-1)
     loss = masked_mean(losses, batch.mask)
     return loss, {"mse": loss}

@@ -79,10 +79,10 @@ def value_axis(axes: "Axes", metric: str, values: Sequence[float], source: str =
     shown = np.asarray([value for value in values if math.isfinite(value)])
     if metric == "accuracy" and shown.size and shown.max() > 90 and shown.min() < 80:
         _error_scale(axes, shown.min(), shown.max())
-        label += ", log scale of errors"
+        label += "\nlog scale of errors"
     elif metric in ("mse", "loss") and shown.size and shown.min() > 0 and shown.max() > 10 * shown.min():
         _log_scale(axes)
-        label += ", log scale"
+        label += "\nlog scale"
     axes.set_ylabel(label)
 
 

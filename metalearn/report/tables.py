@@ -221,7 +221,8 @@ def latex(table: Table, label: str | None = None) -> str:
         body.append(" & ".join([first, *map(escape, line[1:])]) + r" \\")
     return "\n".join([
         *(rf"\providecommand{{\{rule}}}{{\hline}}" for rule in ("toprule", "midrule", "bottomrule")),
-        r"\begin{table}[t]", r"\centering" + _size(table), rf"\caption{{{escape(table.caption)}}}", rf"\label{{{label}}}",
+        r"\begin{table}[t]", r"\centering" + _size(table),
+        rf"\caption{{{escape(table.caption)}}}", rf"\label{{{label}}}",
         rf"\begin{{tabular}}{{l{'r' * (len(table.titles) - 1)}}}",
         r"\toprule", " & ".join(map(escape, table.titles)) + r" \\", r"\midrule",
         *body,
@@ -232,9 +233,10 @@ def latex(table: Table, label: str | None = None) -> str:
 def _size(table: Table) -> str:
     """The largest type in which a table is likely to fit into the 345 points of an article's column."""
     letters = 4 + sum(max(map(len, column)) for column in zip(table.titles, *table.cells))
-    for size, points, space in (("small", 9, 5), ("footnotesize", 8, 4), ("scriptsize", 7, 3), ("tiny", 5, 3)):
-        if 0.5 * points * letters + 2 * space * len(table.titles) <= 345:
-            break
+    sizes = (("small", 9, 5), ("footnotesize", 8, 4), ("scriptsize", 7, 2))
+    columns = len(table.titles)
+    fitting = [(size, space) for size, points, space in sizes if points * letters / 2.2 + 2 * space * columns <= 345]
+    size, space = (*fitting, ("scriptsize", 2))[0]
     return rf"\{size}\setlength{{\tabcolsep}}{{{space}pt}}"
 
 

@@ -1,0 +1,123 @@
+"""What a tired user types: one clear sentence, a non-zero exit, no traceback."""
+
+import sys
+
+import jax.numpy as jnp
+import pytest
+
+import metalearn as ml
+from experiments import command_line, omniglot, sinusoid
+
+SINUSOID, OMNIGLOT = sinusoid, omniglot
+
+
+def attempt(monkeypatch, capsys, experiment, *arguments):
+    """Exit code and standard error of `python -m experiments.… arguments`."""
+    monkeypatch.setattr(sys, "argv", ["experiment", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        command_line.launch(experiment.PRESETS, experiment.main, experiment.__doc__)
+    return stopped.value.code, capsys.readouterr().err
+
+
+def own_model_not_learner(model, criterion):
+    return model
+
+
+def poisoned(model, criterion):
+    """A learner whose predictions are not finite."""
+    import optax
+
+    learner = ml.meta.maml(model, criterion, optax.sgd(0.01))
+    return learner._replace(predict=lambda state, x, key=None: learner.predict(state, x) * jnp.nan)
+
+
+SMALL = ("--steps", "4", "--log-every", "2", "--test-tasks", "2", "--validation-tasks", "2", "--tasks", "2")
+
+
+@pytest.mark.parametrize(
+    ("experiment", "arguments", "said"),
+    [
+        (SINUSOID, ["dmo"], "did you mean 'demo'?"),
+        (SINUSOID, ["demo", "--method", "mamml"], "did you mean 'maml'"),
+        (SINUSOID, ["demo", "--method", "no_such_module:learner"], "no_such_module"),
+        (SINUSOID, ["demo", "--method", f"{__name__}:no_such_function"], "no_such_function"),
+        (SINUSOID, ["demo", "--method", f"{__name__}:own_model_not_learner"], "must return a metalearn Learner"),
+        (SINUSOID, ["demo", "--family", "sinusoids"], "did you mean 'sinusoid'"),
+        (SINUSOID, ["demo", "--inner", "sdg"], "did you mean 'sgd'?"),
+        (SINUSOID, ["demo", "--outer-decay", "lineer"], "did you mean 'linear'"),
+        (SINUSOID, ["demo", "--seeds"], "seeds"),
+        (SINUSOID, ["demo", "--shots", "0"], "num_support"),
+        (SINUSOID, ["demo", "--test-tasks", "1"], "test_tasks"),
+        (SINUSOID, ["demo", "--steps", "0"], "num_steps"),
+        (SINUSOID, ["demo", "--folder", "/proc/nowhere"], "cannot be written"),
+        (OMNIGLOT, ["maml-5way-2shot"], "did you mean 'maml-5way-5shot'"),
+        (OMNIGLOT, ["compare-maml", "--split", "papers"], "split"),
+        (OMNIGLOT, ["compare-maml", "--ways", "5000"], "5000"),
+        (OMNIGLOT, ["compare-maml", "--shots", "15", "--queries", "6"], "20"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_input_is_one_sentence(monkeypatch, capsys, tmp_path, experiment, arguments, said):
+    if experiment is OMNIGLOT:
+        needs_omniglot()
+    small = [] if len(arguments) == 1 else [*SMALL, "--folder", str(tmp_path)]
+    code, err = attempt(monkeypatch, capsys, experiment, arguments[0], *small, *arguments[1:])
+    last = err.strip().splitlines()[-1]
+    assert code == 2
+    assert last.startswith("error: ")
+    assert said in last
+    assert "Traceback" not in err
+
+
+def test_a_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(monkeypatch, capsys, tmp_path):
+    code, err = attempt(
+        monkeypatch, capsys, SINUSOID, "demo", *SMALL, "--folder", str(tmp_path), "--method", f"{__name__}:poisoned"
+    )
+    assert code == 3
+    assert "step 1" in err
+    assert "Traceback" not in err
+
+
+def test_data_that_is_not_there(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("METALEARN_CACHE", str(tmp_path))
+    code, err = attempt(monkeypatch, capsys, OMNIGLOT, "compare-maml")
+    assert code == 2
+    assert "tfds build omniglot" in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_another_configuration_is_refused_and_named(monkeypatch, capsys, tmp_path):
+    settings = tiny(tmp_path)
+    sinusoid.main(settings)
+    capsys.readouterr()
+    code, err = attempt(
+        monkeypatch, capsys, SINUSOID, "demo", *SMALL, "--beside", "scratch", "--folder", str(tmp_path), "--tasks", "3"
+    )
+    assert code == 2
+    assert "tasks was 2 and is 3" in err
+
+
+def test_help_imports_no_jax():
+    import subprocess
+
+    look = "import sys; sys.argv=['x','--help']\ntry:\n import runpy; runpy.run_module('experiments.omniglot', run_name='__main__')\nexcept SystemExit: pass\nassert 'jax' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "maml-5way-1shot" in done.stdout
+
+
+def tiny(folder):
+    from dataclasses import replace
+
+    return replace(
+        sinusoid.PRESETS["demo"][1], steps=4, log_every=2, test_tasks=2, validation_tasks=2, tasks=2,
+        beside=("scratch",), folder=str(folder),
+    )  # fmt: skip
+
+
+def needs_omniglot():
+    try:
+        ml.data.omniglot()
+    except ml.InputError as error:
+        pytest.skip(str(error))

@@ -1,0 +1,108 @@
+"""The same numbers, whatever the mapping; each against a plain loop."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from _toys import assert_close, float64
+from jax.sharding import Mesh
+
+from metalearn.core import InputError
+from metalearn.mapping import auto, contains_convolution, scanned, sharded, vmapped
+
+
+def _mesh(axis="tasks", shape=(8,)):
+    names = (axis,) if isinstance(axis, str) else axis
+    return Mesh(np.array(jax.devices()[: int(np.prod(shape))]).reshape(shape), names)
+
+
+_MAPPINGS = {
+    "vmapped": vmapped,
+    "scanned(1)": lambda: scanned(1),
+    "scanned(3)": lambda: scanned(3),
+    "scanned(100)": lambda: scanned(100),
+    "sharded": lambda: sharded(_mesh()),
+    "sharded, scanned(1)": lambda: sharded(_mesh(), "tasks", scanned(1)),
+    "sharded over one of two axes": lambda: sharded(_mesh(("other", "tasks"), (2, 4)), "tasks", vmapped()),
+    "auto": lambda: auto,
+}
+
+
+def _fn(scale):
+    """Sums and stacks of several shapes and types, with a gradient taken inside."""
+
+    def fn(inputs):
+        gradient = jax.grad(lambda s: jnp.sum(jnp.sin(s * inputs["x"])))(scale)
+        summand = {"gradient": gradient, "x": inputs["x"], "one": jnp.ones((), jnp.int32), "nothing": None}
+        return summand, (jnp.cos(inputs["x"]), inputs["i"], jnp.sum(inputs["x"]))
+
+    return fn
+
+
+@pytest.mark.parametrize("count", [1, 8, 11])
+@pytest.mark.parametrize("name", _MAPPINGS)
+def test_every_mapping_equals_a_loop(name, count):
+    with float64():
+        xs = {"x": jax.random.normal(jax.random.key(0), (count, 3)), "i": jnp.arange(count, dtype=jnp.int32) + 5}
+        # jitted, with the closed-over value traced, as an outer loop uses it
+        total, stack = jax.jit(lambda s, xs: _MAPPINGS[name]()(_fn(s), xs))(jnp.array(0.7), xs)
+        x = np.asarray(xs["x"])
+        np.testing.assert_allclose(total["gradient"], (x * np.cos(0.7 * x)).sum(), rtol=1e-12)
+        np.testing.assert_allclose(total["x"], x.sum(0), rtol=1e-12, atol=1e-14)
+        assert int(total["one"]) == count and total["nothing"] is None
+        assert_close(stack, (np.cos(x), np.arange(count) + 5, x.sum(1)))
+
+
+def test_garbage_in_the_padding_of_a_mesh_does_not_reach_the_sum():
+    """Eight devices, nine tasks, the last of which gives infinity: seven copies of it are padding."""
+    xs = jnp.r_[jnp.ones(8), 0.0]
+    total, stack = jax.jit(lambda xs: sharded(_mesh())(lambda x: ({"n": 1.0, "v": jnp.where(x > 0, x, 3.0)}, 1 / x), xs))(xs)
+    assert_close(total, {"n": 9.0, "v": 11.0})
+    np.testing.assert_array_equal(stack, np.r_[np.ones(8), np.inf])
+
+
+def test_a_chunk_must_be_positive():
+    with pytest.raises(InputError, match="chunk must be at least 1, got 0"):
+        scanned(0)
+
+
+def test_an_axis_must_be_one_of_the_mesh():
+    with pytest.raises(InputError, match="axis='rows' is not an axis of the mesh, which has tasks"):
+        sharded(_mesh(), "rows")
+
+
+def test_tasks_must_agree_in_number():
+    with pytest.raises(InputError, match="same leading dimension, got 2, 3"):
+        scanned(1)(lambda x: (x[0], x[1]), (jnp.zeros(2), jnp.zeros(3)))
+
+
+def _convolve(x):
+    return jax.lax.conv(x, jnp.ones((1, 1, 2, 2)), (1, 1), "VALID")
+
+
+def _has(fn, *args):
+    return contains_convolution(jax.make_jaxpr(fn)(*args).jaxpr)
+
+
+def test_a_convolution_is_found_wherever_it_is():
+    x = jnp.ones((1, 1, 4, 4))
+    assert _has(_convolve, x)
+    assert _has(jax.jit(_convolve), x)
+    assert _has(jax.vmap(_convolve), x[None])
+    assert _has(jax.grad(lambda x: jax.checkpoint(_convolve)(x).sum()), x)
+    assert _has(lambda x: jax.lax.scan(lambda c, _: (c, _convolve(c)), x, None, 3), x)
+    assert _has(lambda x: jax.lax.cond(x.sum() > 0, _convolve, lambda x: x[..., 1:, 1:], x), x)
+    assert not _has(lambda x: jax.lax.scan(lambda c, _: (c @ c, c.sum()), x, None, 3), x)
+
+
+def _loop_lengths(fn, *args):
+    return [eqn.params["length"] for eqn in jax.make_jaxpr(fn)(*args).jaxpr.eqns if eqn.primitive.name == "scan"]
+
+
+def test_auto_on_a_cpu_goes_by_size_and_vmaps_a_convolution():
+    def lengths(fn, shape):
+        return _loop_lengths(lambda xs: auto(fn, xs), jnp.ones((16, *shape)))
+
+    assert lengths(lambda x: (x, ()), (20_000,)) == [16]
+    assert lengths(lambda x: (x, ()), (100,)) == [2]
+    assert lengths(lambda x: (_convolve(x), ()), (1, 1, 200, 200)) == []
