@@ -15,7 +15,7 @@ import optax
 import metalearn as ml
 from experiments.command_line import nearest
 from metalearn.core import Algorithm, Criterion, InputError, Learner, Model, Params, TaskFn
-from metalearn.report import Row, print_table, read_results, report, write_results
+from metalearn.report import Row, diverging, print_table, read_results, report, write_results
 
 METHODS = ("maml", "fomaml", "anil", "meta_sgd", "reptile", "protonet", "finetune", "scratch")
 TITLES = {
@@ -139,6 +139,7 @@ def tested(s: Any, problem: Problem, params: Sequence[Params], published: dict) 
     """Query metrics on unseen tasks, for every number of test ways, shots and adaptation steps."""
     own_steps = s.method != "protonet" and s.method in METHODS
     at = s.test_steps if own_steps else (0,)
+    classes = problem.metric == "accuracy"
     rows = []
     for ways in _test_ways(s):
         for shots in _test_shots(s):
@@ -146,10 +147,13 @@ def tested(s: Any, problem: Problem, params: Sequence[Params], published: dict) 
             learner = learner_of(s, problem, ways, max(at), batch_size=s.test_batch, **options)
             measure = ml.evaluate(learner, problem.criterion, at=at if own_steps else None)
             tasks = problem.test(ways, shots, s.test_queries)
-            values = np.stack([_measured(measure, one, tasks, s.test_tasks)[problem.metric] for one in params])
-            values = values.reshape(*values.shape[:2], len(at))  # [S, K, number of adaptation steps]
+            measured = [_measured(measure, one, tasks, s.test_tasks) for one in params]
+            # [S, K, number of adaptation steps]
+            values, losses = (
+                np.stack([one[name].reshape(s.test_tasks, len(at)) for one in measured])
+                for name in (problem.metric, "loss")
+            )
             for i, steps in enumerate(at):
-                classes = problem.metric == "accuracy"
                 rows.append(
                     Row(
                         method=title(s.method),
@@ -167,7 +171,7 @@ def tested(s: Any, problem: Problem, params: Sequence[Params], published: dict) 
                         protocol=_protocol(s, problem, ways, shots),
                         values=values[..., i],
                         published=published.get((s.method, ways, shots, steps)),
-                        before=values[..., 0] if own_steps and at[0] == 0 else None,
+                        failed=diverging(losses[..., i], losses[..., 0] if at[0] == 0 else None),
                     )
                 )
     return rows
@@ -188,8 +192,9 @@ def main(s: Any, problem_of: Callable[[Any], Problem], published: dict) -> list[
         write_results(one.folder, tested(one, problem, params, published))
         done.append((one, problem, params))
     folders = [one.folder for one in each]
-    written = report(folders, out=s.folder)
-    print_table([row for folder in folders for row in read_results(folder)])
+    against = title(s.method) if s.beside else None
+    written = report(folders, out=s.folder, against=against)
+    print_table([row for folder in folders for row in read_results(folder)], against=against)
     print("written: " + ", ".join(str(path) for path in written if path.suffix in (".md", ".png")))
     return done
 

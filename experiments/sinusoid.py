@@ -101,9 +101,13 @@ def draw_fits(settings: Settings, done: list, num_tasks: int = 3) -> None:
     order = np.argsort(tasks.query.x[..., 0], axis=1)
     seen = [np.take_along_axis(np.asarray(a[..., 0]), order, 1) for a in (tasks.query.x, tasks.query.y)]
     truth = np.stack([np.interp(grid, x, y) for x, y in zip(*seen)])
+    if not any(one.method in few_shot.METHODS for one, _, _ in done):
+        return
     at = sorted({0, 1, settings.test_steps[-1]})
     predictions = {}
     for one, made, params in done:
+        if one.method not in few_shot.METHODS:
+            continue  # a learner of the user's may have no steps to draw
         learner = few_shot.learner_of(one, made, settings.ways, at[-1], trajectory=True)
 
         def fits(task, learner=learner, params=params[0]):

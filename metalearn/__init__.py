@@ -32,8 +32,7 @@ from metalearn.mapping import auto, scanned, sharded, vmapped
 from metalearn.outer import State, difference, episodic, evaluate, gradient, over_clients, over_tasks
 
 # a whole run, on the host
-from metalearn.checkpoint import restore
-from metalearn.run import run
+from metalearn.host import column, restore, run
 
 # the folders
 from metalearn import aggregate, data, meta, metrics, nets, penalty  # isort: skip
@@ -44,5 +43,5 @@ __all__ = [
     *("Statistic", "Task", "Update", "fit", "gradient_learner", "supervised", "cross_entropy", "squared_error"),
     *("interval", "paired", "from_linen", "from_nnx", "mean", "weighted_mean", "stacked", "summed", "auto", "scanned"),
     *("sharded", "vmapped", "difference", "episodic", "evaluate", "gradient", "over_clients", "over_tasks", "restore"),
-    *("run", "aggregate", "data", "meta", "metrics", "nets", "penalty"),
+    *("column", "run", "aggregate", "data", "meta", "metrics", "nets", "penalty"),
 ]

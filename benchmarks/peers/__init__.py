@@ -1,2 +1,4 @@
-"""The peers' side of the rows, one file each: `prepare(variant, arrays)` returns `step() -> (loss, gradient)`, where `gradient()`
-is made of named arrays. Nothing here imports JAX."""
+"""The peers' side of the rows, one file each; nothing here imports JAX.
+
+`prepare(variant, arrays)` returns `step() -> (loss, gradient)`; `gradient()` is named arrays, in our layouts.
+"""

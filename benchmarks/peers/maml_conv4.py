@@ -1,8 +1,8 @@
 """MAML's meta-step in PyTorch, as its users write it.
 
 `loop`: one task after another, `torch.autograd.grad(…, create_graph=True)` inside. `vmap`: `torch.func.vmap` over the
-tasks' gradients, `torch.func.grad` inside (the gradient of a vmapped loss would hold less, but PyTorch 2.13 gets it wrong
-by 1% with batch norm, in float64 too). Further words after a `+`: `channels_last` (memory layout of images and kernels),
+tasks' gradients, `torch.func.grad` inside (the gradient of a vmapped loss is 1% wrong in PyTorch 2.13 with batch norm, in
+float64 too: pytorch/functorch issue 534). Further words after a `+`: `channels_last` (memory layout of images and kernels),
 `chunks` (vmap four tasks at a time), `compile` (`torch.compile` of a task's, or of the batch's, loss and gradient; it
 cannot go through `autograd.grad(create_graph=True)`, so both use `torch.func.grad` there).
 """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from metalearn.core import InputError
-from metalearn.logs import Record, column
+from metalearn.host.logs import Record, column
 from metalearn.report.results import Row
 from metalearn.report.style import COLOURS, MARKERS, legend_below, panels, thousands, value_axis
 

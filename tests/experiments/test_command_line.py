@@ -28,7 +28,7 @@ def poisoned(model, criterion):
     import optax
 
     learner = ml.meta.maml(model, criterion, optax.sgd(0.01))
-    return learner._replace(predict=lambda state, x, key=None: learner.predict(state, x) * jnp.nan)
+    return learner._replace(train=None, predict=lambda state, x, key=None: learner.predict(state, x) * jnp.nan)
 
 
 SMALL = ("--steps", "4", "--log-every", "2", "--test-tasks", "2", "--validation-tasks", "2", "--tasks", "2")

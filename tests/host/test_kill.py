@@ -21,7 +21,7 @@ def train(folder):
     import jax.numpy as jnp
 
     from metalearn.core import Algorithm
-    from metalearn.run import run
+    from metalearn.host._run import run
 
     def init(key, batch):
         return {"weights": jax.random.normal(key, (300, 300)), "key": key}
@@ -42,13 +42,13 @@ def train(folder):
 
 def launch(folder):
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    environment |= {"PYTHONPATH": str(Path(__file__).parents[1]), "JAX_PLATFORMS": "cpu"}
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"}
     return subprocess.Popen([sys.executable, __file__, str(folder)], env=environment, stderr=subprocess.PIPE, text=True)
 
 
 def reached(folder):
     """The last step in the log, which may be half-written."""
-    from metalearn import logs
+    from metalearn.host import logs
 
     lines = logs.read(folder / "log.jsonl")
     return lines[-1]["step"] if lines else 0
@@ -66,7 +66,7 @@ def wait(process, condition, pause=0.001):
 
 @pytest.mark.slow
 def test_twenty_kills_change_nothing(tmp_path):
-    from metalearn import checkpoint, logs
+    from metalearn.host import checkpoint, logs
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     uninterrupted = launch(whole)

@@ -17,10 +17,10 @@ import numpy as np
 import optax
 import pytest
 
-from metalearn import checkpoint, logs
+from metalearn.host import checkpoint, logs
 from metalearn.core import Algorithm, InputError, Statistic
-from metalearn.run import NonFiniteLoss, run
-from metalearn.steps import EVALUATE, INIT
+from metalearn.host._run import NonFiniteLoss, run
+from metalearn.host.steps import EVALUATE, INIT
 
 OPTIMIZER = optax.adam(0.05)
 
@@ -436,7 +436,7 @@ def test_from_another_thread_no_handlers_are_set(tmp_path):
 
 def test_importing_run_is_cheap():
     heavy = ("orbax", "rich.progress", "tensorboardX")
-    check = f"import sys, metalearn.run; print([m for m in {heavy} if m in sys.modules])"
+    check = f"import sys, metalearn.host._run; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -445,7 +445,7 @@ SLEEPER = """
     import signal, sys, time
     import jax, jax.numpy as jnp
     from metalearn.core import Algorithm
-    from metalearn.run import run
+    from metalearn.host._run import run
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job may have inherited "ignore"
 

@@ -1,6 +1,6 @@
 """The host side of training: logs, checkpoints, going on after a stop, and stopping in good order.
 
-Which key goes where is written in `metalearn.steps`. Nothing depends on the clock or on where a run was interrupted.
+Which key goes where is written in `metalearn.host.steps`. Nothing depends on the clock or on where a run was interrupted.
 """
 
 import contextlib
@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metalearn import checkpoint, interrupts, logs, provenance
+from metalearn.host import checkpoint, interrupts, logs, provenance
 from metalearn.core import Algorithm, InputError, Key, Metrics
-from metalearn.progress import shown
-from metalearn.steps import programs
+from metalearn.host.progress import shown
+from metalearn.host.steps import programs
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -69,7 +69,7 @@ def run(
 
     Returns:
       The state, and the history: one record a chunk, `{"step", "train/…", "time", "steps_per_second"}`, and one an
-      evaluation, `{"step", "validation/…"}`, in order; `metalearn.logs.column` makes arrays of them.
+      evaluation, `{"step", "validation/…"}`, in order; `metalearn.host.logs.column` makes arrays of them.
 
     Raises:
       InputError: an argument cannot be used, or the folder cannot be written to, holds a run of another config or

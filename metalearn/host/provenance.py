@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from metalearn.core import InputError
-from metalearn.logs import write_atomically
+from metalearn.host.logs import write_atomically
 
 PACKAGES = ("metalearn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from metalearn import checkpoint
+from metalearn.host import checkpoint
 from metalearn.core import InputError, Statistic
 
 
