@@ -22,12 +22,18 @@ from benchmarks.rows import ROWS
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns 1 where a peer computed other numbers or failed in every variant, else 0."""
-    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", nargs="+", choices=ROWS, default=ROWS, metavar="ROW", help=f"of {', '.join(ROWS)}")
     parser.add_argument("--out", type=Path, help="the JSON file; by default runs/benchmarks/DATE.json")
-    parser.add_argument("--quick", action="store_true", help="small sizes, few rounds, no torch.compile: a trial, not a measurement")
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes, few rounds, no torch.compile: a trial, not a measurement"
+    )
     parser.add_argument("--rounds", type=int, help="how often each is timed; by default 15, and 3 with --quick")
-    parser.add_argument("--limit", type=float, default=300.0, help="seconds a peer may take for its first step, compiling included")
+    parser.add_argument(
+        "--limit", type=float, default=300.0, help="seconds a peer may take for its first step, compiling included"
+    )
     parser.add_argument(
         "--peer-python", default=os.environ.get("METALEARN_PEER_PYTHON", sys.executable),
         help="the peers' interpreter; by default $METALEARN_PEER_PYTHON, else this one",
@@ -40,7 +46,12 @@ def main(arguments: list[str] | None = None) -> int:
 
     options = Options(chosen.peer_python, chosen.quick, chosen.rounds or (3 if chosen.quick else 15), chosen.limit)
     now = datetime.datetime.now(datetime.UTC)
-    report = {"date": now.isoformat(timespec="seconds"), "quick": chosen.quick, "machine": machine(), "versions": versions()}
+    report = {
+        "date": now.isoformat(timespec="seconds"),
+        "quick": chosen.quick,
+        "machine": machine(),
+        "versions": versions(),
+    }
     report["rows"] = {name: importlib.import_module(f"benchmarks.rows.{name}").run(options) for name in chosen.only}
     out = chosen.out or Path("runs/benchmarks") / f"{now:%Y%m%d-%H%M%S}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -55,9 +66,18 @@ def machine() -> dict[str, Any]:
     """The processor, the cores that this process may use, and how busy the machine was before."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     info = Path("/proc/cpuinfo")
-    models = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    models = (
+        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return {"cpu": models[0] if models else platform.processor(), "cores": cores, "system": platform.system(), "load_before": load}
+    return {
+        "cpu": models[0] if models else platform.processor(),
+        "cores": cores,
+        "system": platform.system(),
+        "load_before": load,
+    }
 
 
 def versions() -> dict[str, str]:
@@ -93,7 +113,9 @@ def _line(entry: dict[str, Any]) -> str:
     elif "share" in entry:
         compared = f"{entry['share']['median']:.2%}"
     error = f"{entry['gradient_error']:.0e}" if "gradient_error" in entry else ""
-    line = f"  {entry['who']:<30} {median:>10} {f'({low}–{high})':>17} {compared:>6} {entry['first_s']:>9.2f} {error:>8}"
+    line = (
+        f"  {entry['who']:<30} {median:>10} {f'({low}–{high})':>17} {compared:>6} {entry['first_s']:>9.2f} {error:>8}"
+    )
     return "\n".join([line, *tried])
 
 

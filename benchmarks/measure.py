@@ -74,7 +74,9 @@ def relative_error(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarr
     return error if np.isfinite(error) else float("inf")
 
 
-def check(ours: Contender, loss: float, gradient: Mapping[str, np.ndarray], tolerance: float = TOLERANCE) -> dict[str, Any]:
+def check(
+    ours: Contender, loss: float, gradient: Mapping[str, np.ndarray], tolerance: float = TOLERANCE
+) -> dict[str, Any]:
     """The relative errors of a loss and a gradient against ours, and whether both are within the tolerance."""
     loss_error = abs(loss - ours.loss) / abs(ours.loss)
     gradient_error = relative_error(ours.gradient, gradient)
@@ -105,7 +107,9 @@ def side_by_side(
     try:
         with TemporaryDirectory() as folder:
             np.savez(Path(folder) / "arrays.npz", **arrays)
-            found = [_tried(row, peer, peers[peer], ours, Path(folder), options, tolerance, open_peers) for peer in peers]
+            found = [
+                _tried(row, peer, peers[peer], ours, Path(folder), options, tolerance, open_peers) for peer in peers
+            ]
         steps = {ours.name: ours.time_step}
         steps |= {one["who"]: _time_step(open_peers[one["who"]]) for one in found if one["status"] == "ok"}
         times = alternate(steps, options.rounds)

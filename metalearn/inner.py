@@ -89,13 +89,12 @@ def fit(
         combine_state = None if combine is None else combine.init(trained)
         count = num_rows(data)
         order_key = jax.random.fold_in(key, _ORDER)
-        if batch_size is None:
-            total, schedule = num_steps if num_epochs is None else num_epochs, None
-        elif num_epochs is not None:
+        schedule, total = None, num_steps or num_epochs or 0
+        if batch_size is not None and num_steps is not None:
+            schedule = cycles(order_key, count, data.mask, num_steps, batch_size)
+        elif batch_size is not None and num_epochs is not None:
             schedule = epochs(order_key, count, data.mask, num_epochs, batch_size)
             total = schedule[0].shape[0]
-        else:
-            schedule, total = cycles(order_key, count, data.mask, num_steps, batch_size), num_steps
 
         def step(carry, picked):
             params, opt_state, penalty_state, combine_state, steps = carry
@@ -108,6 +107,7 @@ def fit(
                 return loss(merge(trained, rest), batch, jax.random.fold_in(step_key, _LOSS))
 
             def penalty_of(trained):
+                assert penalty is not None
                 return penalty.value(merge(trained, rest), penalty_state, batch, jax.random.fold_in(step_key, _PENALTY))
 
             def objective(trained):
@@ -152,7 +152,9 @@ def fit(
         start = (params, opt_state, penalty_state, combine_state, jnp.zeros((), jnp.int32))
         start = jax.tree.map(jnp.asarray, start)
         loop = _nested_scan if remat else _scan
-        (params_out, opt_state, penalty_state, _, steps), (metrics, counts, path) = loop(recorded, start, schedule, total)
+        (params_out, opt_state, penalty_state, _, steps), (metrics, counts, path) = loop(
+            recorded, start, schedule, total
+        )
         if data.mask is not None and total:
             # a step that was none repeats the metrics of the real one before it, so that the last are always real
             metrics = jax.tree.map(lambda m: m[jnp.searchsorted(counts, counts)], metrics)

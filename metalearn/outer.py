@@ -92,12 +92,12 @@ def difference(adapt: Callable[[Params, Batch, Key], Any]) -> TaskFn:
 
     def task_fn(params, task, key):
         fitted = adapt(params, task.support, key)
-        if jax.tree.structure(fitted.params) != jax.tree.structure(params):
-            raise InputError("difference needs an adapt whose result has the structure of the shared parameters")
-        before, after = partition(params)[0], partition(fitted.params)[0]
+        try:
+            direction = jax.tree.map(jnp.subtract, partition(params)[0], partition(fitted.params)[0])
+        except ValueError as error:
+            raise InputError("difference needs an adapt whose result is structured as the shared parameters") from error
         metrics = jax.tree.map(lambda m: m[-1] if len(m) else jnp.nan, fitted.metrics)
         loss = metrics.pop("loss")
-        direction = jax.tree.map(jnp.subtract, before, after)
         return Update(direction, num_real(task.support), loss, metrics, statistics(fitted.params))
 
     return task_fn
@@ -133,9 +133,10 @@ def over_clients(
 
     def start(key, batch):
         shared, row = init(key, jax.tree.map(lambda a: a[0], batch))
-        shared = jax.tree.map(jnp.asarray, shared)
+        # without weak types, which a step does not return: the second one would compile anew
+        shared, row = jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(a)), (shared, row))
         trained, _ = partition(shared)
-        table = jax.tree.map(lambda a: jnp.repeat(jnp.asarray(a)[None], num_clients, 0), row)
+        table = jax.tree.map(lambda a: jnp.repeat(a[None], num_clients, 0), row)
         return State(shared, optimizer.init(trained), aggregator.init(trained), table)
 
     def step(state, batch, key):

@@ -38,8 +38,8 @@ def partition(params: Params, where: str | None = None) -> tuple[Params, Params]
         shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
         raise InputError(f"where={where!r} matches no trainable parameter; the paths are {shown}")
     return (
-        treedef.unflatten([v if t else None for t, (_, v) in zip(trained, leaves)]),
-        treedef.unflatten([None if t else v for t, (_, v) in zip(trained, leaves)]),
+        jax.tree.unflatten(treedef, [v if t else None for t, (_, v) in zip(trained, leaves)]),
+        jax.tree.unflatten(treedef, [None if t else v for t, (_, v) in zip(trained, leaves)]),
     )
 
 

@@ -223,7 +223,9 @@ def test_the_meta_gradient_of_frozen_leaves_still_exists(key):
         return 0.5 * (params["w"] - params["b"]) ** 2, Aux({})
 
     adapt = fit(loss, optax.sgd(0.25), 1, where="w")
-    grads = jax.grad(lambda p: adapt(p, Batch(jnp.zeros(1)), key).params["w"])({"w": jnp.array(3.0), "b": jnp.array(1.0)})
+    grads = jax.grad(lambda p: adapt(p, Batch(jnp.zeros(1)), key).params["w"])(
+        {"w": jnp.array(3.0), "b": jnp.array(1.0)}
+    )
     assert_close(grads, {"w": jnp.array(0.75), "b": jnp.array(0.25)})
 
 

@@ -56,7 +56,9 @@ def test_every_mapping_equals_a_loop(name, count):
 def test_garbage_in_the_padding_of_a_mesh_does_not_reach_the_sum():
     """Eight devices, nine tasks, the last of which gives infinity: seven copies of it are padding."""
     xs = jnp.r_[jnp.ones(8), 0.0]
-    total, stack = jax.jit(lambda xs: sharded(_mesh())(lambda x: ({"n": 1.0, "v": jnp.where(x > 0, x, 3.0)}, 1 / x), xs))(xs)
+    total, stack = jax.jit(
+        lambda xs: sharded(_mesh())(lambda x: ({"n": 1.0, "v": jnp.where(x > 0, x, 3.0)}, 1 / x), xs)
+    )(xs)
     assert_close(total, {"n": 9.0, "v": 11.0})
     np.testing.assert_array_equal(stack, np.r_[np.ones(8), np.inf])
 

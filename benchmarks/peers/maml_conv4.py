@@ -77,7 +77,9 @@ def prepare(variant, arrays):
         for task in zip(*data):
             grads, loss = one(detached, *task)
             for name, p in params.items():
-                p.grad = grads[name] / len(data[0]) if p.grad is None else p.grad.add_(grads[name], alpha=1 / len(data[0]))
+                p.grad = (
+                    grads[name] / len(data[0]) if p.grad is None else p.grad.add_(grads[name], alpha=1 / len(data[0]))
+                )
             total += loss / len(data[0])
         return total
 

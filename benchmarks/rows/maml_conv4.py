@@ -44,11 +44,18 @@ def run(options: Options) -> dict[str, Any]:
     state = algorithm.init(jax.random.key(0), batch)
     arrays = {
         **{f"weight/{name}": value for name, value in named(state.params).items()},
-        **{f"{part}_{leaf}": np.asarray(getattr(getattr(batch, part), leaf)) for part in ("support", "query") for leaf in "xy"},
+        **{
+            f"{part}_{leaf}": np.asarray(getattr(getattr(batch, part), leaf))
+            for part in ("support", "query")
+            for leaf in "xy"
+        },
         **{name: np.asarray(getattr(size, name)) for name in ("inner_rate", "outer_rate", "epsilon")},
     }
     peers = {peer: variants[:2] if options.quick else variants for peer, variants in PEERS.items()}
-    return {"setting": size._asdict(), **side_by_side("maml_conv4", ours(algorithm, state, batch), arrays, peers, options)}
+    return {
+        "setting": size._asdict(),
+        **side_by_side("maml_conv4", ours(algorithm, state, batch), arrays, peers, options),
+    }
 
 
 def algorithm_of(size: Size, **options: Any) -> ml.Algorithm:
@@ -84,7 +91,9 @@ def tasks(size: Size) -> ml.Task:
     def part(count):
         flipped = random.rand(size.tasks, size.ways, count, 28, 28, 1) < 0.03
         x = (pattern ^ flipped).astype(np.float32).reshape(size.tasks, size.ways * count, 28, 28, 1)
-        return ml.Batch(jax.numpy.asarray(x), jax.numpy.tile(jax.numpy.repeat(jax.numpy.arange(size.ways), count), (size.tasks, 1)))
+        return ml.Batch(
+            jax.numpy.asarray(x), jax.numpy.tile(jax.numpy.repeat(jax.numpy.arange(size.ways), count), (size.tasks, 1))
+        )
 
     return ml.Task(part(size.shots), part(size.queries))
 

@@ -34,7 +34,13 @@ def run(options: Options) -> dict[str, Any]:
     times = alternate({"sampling": sampling, "step": step.time_step}, options.rounds)
     share = [a / b for a, b in zip(times["sampling"], times["step"], strict=True)]
     entries = [
-        {"who": "sampling", "status": "ok", "first_s": first_s, "seconds": summary(times["sampling"]), "share": summary(share)},
+        {
+            "who": "sampling",
+            "status": "ok",
+            "first_s": first_s,
+            "seconds": summary(times["sampling"]),
+            "share": summary(share),
+        },
         {"who": "the meta-step", "status": "ok", "first_s": step.first_s, "seconds": summary(times["step"])},
     ]
     return {"setting": size._asdict() | {"classes": 4400}, "entries": entries}

@@ -193,7 +193,7 @@ def _bytes(leaf: np.ndarray) -> np.ndarray:
 
 
 def _digest(leaves: Sequence[tuple[str, np.ndarray]]) -> list[_Leaf]:
-    return [_Leaf(name, leaf.shape, str(leaf.dtype), zlib.crc32(_bytes(leaf))) for name, leaf in leaves]
+    return [_Leaf(name, leaf.shape, str(leaf.dtype), zlib.crc32(_bytes(leaf).data)) for name, leaf in leaves]
 
 
 def _sealed(content: dict[str, Any]) -> dict[str, Any]:
@@ -227,7 +227,7 @@ def _read(path: Path, like: Any) -> Any:
         dtype = jnp.dtype(leaf.dtype)  # knows bfloat16 by its name
         part = content[start : start + math.prod(leaf.shape) * dtype.itemsize]
         start += part.size
-        if zlib.crc32(part) != leaf.crc32:
+        if zlib.crc32(part.data) != leaf.crc32:
             raise Damaged(f"its leaf {leaf.name} is not what was saved")
         values[leaf.name] = part.copy().view(dtype).reshape(leaf.shape)
     return jax.tree.unflatten(jax.tree.structure(like), [_placed(values[name], leaf) for name, leaf in expected])

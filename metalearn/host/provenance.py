@@ -49,7 +49,7 @@ def plain(value: Any) -> Any:
 def environment(config: Any, key: jax.Array) -> dict[str, Any]:
     """Versions, device, git commit, seed and command line. No absolute path of the machine is in it."""
     device = next(iter(key.devices()))
-    git = {"commit": _git("rev-parse", "HEAD"), "dirty": None}
+    git: dict[str, Any] = {"commit": _git("rev-parse", "HEAD"), "dirty": None}
     if git["commit"] is not None:
         git["dirty"] = _git("status", "--porcelain", "--untracked-files=no") != ""
     return {

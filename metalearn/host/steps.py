@@ -35,14 +35,17 @@ def programs(algorithm: Algorithm, sample: Any, evaluate: Any, key: Key, longest
     """Compiles `init(key) -> state`, `advance(state, key, start, count) -> (state, metrics[count, ...])` for any
     `count <= longest`, which consumes the state, and `evaluate(state, key) -> metrics`; lazily, each at its first use.
 
-    With `[S]` keys all of them are mapped over a leading axis of the state and the metrics.
+    With `[S]` keys all of them are mapped over a leading axis of the state and the metrics. A `sample` that carries
+    its data as leaves (`jax.tree_util.Partial`) is an argument of what is compiled: closed over, its data would become
+    a constant of every program.
     """
+    passed = sample if isinstance(sample, jax.tree_util.Partial) else jax.tree_util.Partial(sample)
 
-    def init(key):
+    def init(sample, key):
         key = jax.random.fold_in(key, np.uint32(INIT))
         return _strong(algorithm.init(jax.random.fold_in(key, 1), sample(jax.random.fold_in(key, 0))))
 
-    def one(state, key, t):
+    def one(sample, state, key, t):
         key = jax.random.fold_in(key, t)
         batch = sample(jax.random.fold_in(key, 0))
         state, metrics = algorithm.step(state, batch, jax.random.fold_in(key, 1))
@@ -52,42 +55,43 @@ def programs(algorithm: Algorithm, sample: Any, evaluate: Any, key: Key, longest
         return _summary(evaluate(state, jax.random.fold_in(key, np.uint32(EVALUATE))))
 
     if key.ndim:
-        init, one, validation = jax.vmap(init), jax.vmap(one, in_axes=(0, 0, None)), jax.vmap(validation)
+        init, one = jax.vmap(init, in_axes=(None, 0)), jax.vmap(one, in_axes=(None, 0, 0, None))
+        validation = jax.vmap(validation)
     # `one` is traced once: the two uses below share the jaxpr that jit remembers.
     init, one, validation = jax.jit(init), jax.jit(one), jax.jit(validation)
-    like = jax.eval_shape(init, key)
-    jaxpr, (_, shapes) = jax.make_jaxpr(one, return_shape=True)(like, key, jax.ShapeDtypeStruct((), jnp.int32))
+    like = jax.eval_shape(init, passed, key)
+    jaxpr, (_, shapes) = jax.make_jaxpr(one, return_shape=True)(passed, like, key, jax.ShapeDtypeStruct((), jnp.int32))
     evaluated = tuple(jax.eval_shape(validation, like, key)) if evaluate is not None else ()
 
     def buffer():
         return {name: jnp.zeros((longest, *shape.shape), shape.dtype) for name, shape in shapes.items()}
 
-    def step(state, buffer, key, t, i):
-        state, metrics = one(state, key, t)
+    def step(sample, state, buffer, key, t, i):
+        state, metrics = one(sample, state, key, t)
         return state, {name: buffer[name].at[i].set(metrics[name]) for name in buffer}
 
-    def chunk(state, key, start, count):
-        return lax.fori_loop(0, count, lambda i, c: step(*c, key, start + i, i), (state, buffer()))
+    def chunk(sample, state, key, start, count):
+        return lax.fori_loop(0, count, lambda i, c: step(sample, *c, key, start + i, i), (state, buffer()))
 
     # XLA's CPU convolutions are several times slower inside any loop, so there the loop is here.
     stepwise = next(iter(key.devices())).platform == "cpu" and contains_convolution(jaxpr.jaxpr)
     if stepwise:
-        new_buffer, compiled = jax.jit(buffer), jax.jit(step, donate_argnums=(0, 1))
+        new_buffer, compiled = jax.jit(buffer), jax.jit(step, donate_argnums=(1, 2))
     else:
-        compiled = jax.jit(chunk, donate_argnums=0)
+        compiled = jax.jit(chunk, donate_argnums=1)
 
     def advance(state, key, start, count):
         if stepwise:
             metrics = new_buffer()
             for i in range(count):
-                state, metrics = compiled(state, metrics, key, np.int32(start + i), np.int32(i))
+                state, metrics = compiled(passed, state, metrics, key, np.int32(start + i), np.int32(i))
                 _wait(metrics)
         else:
-            state, metrics = compiled(state, key, np.int32(start), np.int32(count))
+            state, metrics = compiled(passed, state, key, np.int32(start), np.int32(count))
             _wait(metrics)
         return state, {name: np.asarray(values)[:count] for name, values in metrics.items()}
 
-    return Programs(like, evaluated, init, advance, validation)
+    return Programs(like, evaluated, lambda key: init(passed, key), advance, validation)
 
 
 def _strong(tree: Any) -> Any:

@@ -37,7 +37,7 @@ def meta_sgd(
         low, high = rate if isinstance(rate, tuple) else (rate, rate)
         keys = jax.random.split(rate_key, len(leaves))
         spread = [low + (high - low) * jax.random.uniform(k, p.shape, p.dtype) for k, p in zip(keys, leaves)]
-        return {"model": params, "rates": treedef.unflatten(spread)}
+        return {"model": params, "rates": jax.tree.unflatten(treedef, spread)}
 
     def adapt(shared, support, key):
         rates = shared["rates"]

@@ -12,7 +12,7 @@ class Interval(NamedTuple):
 
     mean: float
     half: float
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody wants of an interval
 
     def __str__(self) -> str:
         return f"{self.mean:.4g} ± {self.half:.2g}"

@@ -88,7 +88,7 @@ class Conv4(nn.Module):
         x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
         if self.head == "none":
             return x
-        return nn.Dense(self.num_outputs, kernel_init=self.head_init, name="head")(x)
+        return nn.Dense(self.num_outputs or 0, kernel_init=self.head_init, name="head")(x)
 
     def _check(self, x):
         if self.norm not in _NORMS:

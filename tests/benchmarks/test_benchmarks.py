@@ -146,7 +146,9 @@ def test_a_peer_that_takes_too_long_is_ended(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not has_torch(PEER), reason="no PyTorch here; METALEARN_PEER_PYTHON names an interpreter that has it")
+@pytest.mark.skipif(
+    not has_torch(PEER), reason="no PyTorch here; METALEARN_PEER_PYTHON names an interpreter that has it"
+)
 def test_peers_compute_the_same_loss_and_gradient(monkeypatch):
     monkeypatch.setattr(maml_conv4, "QUICK", TINY)
     monkeypatch.setattr(maml_conv4, "PEERS", {"loop": ("loop", "loop+channels_last"), "vmap": ("vmap", "vmap+chunks")})

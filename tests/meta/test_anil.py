@@ -20,7 +20,9 @@ def _setting():
 
 def test_adaptation_changes_the_head_and_not_the_body():
     model, params, task = _setting()
-    state = jax.jit(ml.meta.anil(model, squared_error, optax.adam(0.1, eps_root=1e-16), 3).adapt)(params, task.support, KEY)
+    state = jax.jit(ml.meta.anil(model, squared_error, optax.adam(0.1, eps_root=1e-16), 3).adapt)(
+        params, task.support, KEY
+    )
     for name in ("kernel", "bias"):
         np.testing.assert_array_equal(state.params["hidden_0"][name], params["hidden_0"][name])
         assert (state.params["head"][name] != params["head"][name]).all()
@@ -39,7 +41,9 @@ def test_the_head_learns_as_linear_regression_on_the_features_does():
 def test_the_outer_loop_trains_the_body_too_and_by_another_gradient_than_mamls():
     model, params, task = _setting()
     anil, maml = (
-        jax.jit(ml.episodic(method(model, squared_error, optax.sgd(0.2), 2), squared_error))(params, task, KEY).direction
+        jax.jit(ml.episodic(method(model, squared_error, optax.sgd(0.2), 2), squared_error))(
+            params, task, KEY
+        ).direction
         for method in (ml.meta.anil, ml.meta.maml)
     )
     assert float(jnp.abs(anil["hidden_0"]["kernel"]).min()) > 1e-5

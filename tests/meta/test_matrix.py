@@ -112,7 +112,9 @@ def _problem(net, kind):
         x = size.reshape(-1, *[1] * (pattern.ndim - 1)) * pattern[:1]
         return Batch(x, (1.0 + (1 + task) * size)[:, None])
 
-    tasks = [Task(batch(jax.random.key(2 * k), k), batch(jax.random.key(2 * k + 1), k), jnp.array(k)) for k in range(TASKS)]
+    tasks = [
+        Task(batch(jax.random.key(2 * k), k), batch(jax.random.key(2 * k + 1), k), jnp.array(k)) for k in range(TASKS)
+    ]
     return jax.tree.map(lambda *a: jnp.stack(a), *tasks)
 
 
@@ -183,12 +185,14 @@ def _tasks(net, kind):
     return _problem(net, kind)
 
 
-@pytest.mark.parametrize(("method", "adapter", "net", "kind"), _cells())
+@pytest.mark.parametrize(("method", "adapter", "net", "kind"), list(_cells()))
 def test_cell(method, adapter, net, kind):
     tasks, criterion = _tasks("conv4" if net == "conv4" else "mlp", kind), CRITERIA[kind]
     model = MODELS[adapter](net, WAYS if kind == "classification" else 1)
     learner, task_fn = METHODS[method](model, criterion)
-    algorithm = ml.over_tasks(learner.init, task_fn, ml.mean(), optax.adam(0.02) if method != "reptile" else optax.sgd(0.5))
+    algorithm = ml.over_tasks(
+        learner.init, task_fn, ml.mean(), optax.adam(0.02) if method != "reptile" else optax.sgd(0.5)
+    )
 
     @jax.jit
     def run(key):
@@ -210,7 +214,9 @@ def test_cell(method, adapter, net, kind):
     assert all(jnp.isfinite(v).all() for v in jax.tree.leaves((end, losses, before, after)))
     if method == "scratch":
         assert start == () and end == ()
-        loss = jax.jit(lambda key: learner.adapt((), jax.tree.map(lambda a: a[0], tasks.support), key).metrics["loss"])(KEY)
+        loss = jax.jit(lambda key: learner.adapt((), jax.tree.map(lambda a: a[0], tasks.support), key).metrics["loss"])(
+            KEY
+        )
         assert float(loss[-1]) < float(loss[0])
         return
     changed = [float(jnp.abs(a - b).max()) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(start), strict=True)]

@@ -58,7 +58,9 @@ def test_moments_live_on_from_step_to_step_and_into_evaluation():
     fresh = {"model": state.params["model"], "opt_state": algorithm.init(KEY, tasks).params["opt_state"]}
     support = jax.tree.map(lambda a: a[0], tasks.support)
     adapt = jax.jit(learner.adapt)
-    assert distance(adapt(state.params, support, KEY).params["model"], adapt(fresh, support, KEY).params["model"]) > 1e-3
+    assert (
+        distance(adapt(state.params, support, KEY).params["model"], adapt(fresh, support, KEY).params["model"]) > 1e-3
+    )
 
 
 def test_the_outer_optimizer_never_sees_the_moments():

@@ -34,5 +34,7 @@ def test_consolidation_moves_the_anchor(key):
 
 
 def test_the_strength_vmaps(key):
-    values = jax.vmap(lambda s: proximal(s).value(_params(2.0), proximal(s).init(_params()), None, key))(jnp.arange(3.0))
+    values = jax.vmap(lambda s: proximal(s).value(_params(2.0), proximal(s).init(_params()), None, key))(
+        jnp.arange(3.0)
+    )
     np.testing.assert_allclose(values, [0.0, 7.0, 14.0], rtol=1e-6)
