@@ -27,13 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--only", nargs="+", choices=ROWS, default=ROWS, metavar="ROW", help=f"of {', '.join(ROWS)}")
     parser.add_argument("--out", type=Path, help="the JSON file; by default runs/benchmarks/DATE.json")
-    parser.add_argument(
-        "--quick", action="store_true", help="small sizes, few rounds, no torch.compile: a trial, not a measurement"
-    )
+    parser.add_argument("--quick", action="store_true", help="small sizes, few rounds and variants: a trial")
     parser.add_argument("--rounds", type=int, help="how often each is timed; by default 15, and 3 with --quick")
-    parser.add_argument(
-        "--limit", type=float, default=300.0, help="seconds a peer may take for its first step, compiling included"
-    )
+    parser.add_argument("--limit", type=float, default=600.0, help="seconds that a peer's first step may take")
     parser.add_argument(
         "--peer-python", default=os.environ.get("METALEARN_PEER_PYTHON", sys.executable),
         help="the peers' interpreter; by default $METALEARN_PEER_PYTHON, else this one",

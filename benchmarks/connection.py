@@ -31,17 +31,22 @@ def has_torch(python: str) -> bool:
 
 
 def connect(python: str, row: str, variant: str, arrays: Path) -> Peer:
-    """Starts `benchmarks.peer` for one variant of one row."""
+    """Starts `benchmarks.peer` for one variant of one row; what it compiles is kept beside `arrays`, so it is cold."""
+    settings = {"TORCHINDUCTOR_CACHE_DIR": str(arrays.parent / "compiled" / variant), "PYTHONWARNINGS": "ignore"}
     process = subprocess.Popen(
         [python, "-m", "benchmarks.peer", row, variant, str(arrays)],
         cwd=Path(__file__).parent.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        bufsize=0, env={**os.environ, "PYTHONWARNINGS": "ignore"}, start_new_session=True,
+        bufsize=0, env={**os.environ, **settings}, start_new_session=True,
     )  # fmt: skip
+
+    requests, answers = process.stdin, process.stdout
+    assert requests is not None
+    assert answers is not None
 
     def ask(request, limit):
         try:
-            process.stdin.write(json.dumps(request).encode() + b"\n")
-            answer = _line(process.stdout, limit)
+            requests.write(json.dumps(request).encode() + b"\n")
+            answer = _line(answers, limit)
         except BrokenPipeError:
             answer = b""
         except TimeoutError:
@@ -57,12 +62,12 @@ def connect(python: str, row: str, variant: str, arrays: Path) -> Peer:
             process.wait()
 
     def close():
-        process.stdin.close()
+        requests.close()
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:
             stop()
-        process.stdout.close()
+        answers.close()
 
     return Peer(ask, close)
 

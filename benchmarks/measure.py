@@ -23,7 +23,7 @@ class Options(NamedTuple):
     python: str
     quick: bool = False
     rounds: int = 15
-    limit: float = 300.0
+    limit: float = 600.0
 
 
 class Contender(NamedTuple):
@@ -77,11 +77,12 @@ def relative_error(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarr
 def check(
     ours: Contender, loss: float, gradient: Mapping[str, np.ndarray], tolerance: float = TOLERANCE
 ) -> dict[str, Any]:
-    """The relative errors of a loss and a gradient against ours, and whether both are within the tolerance."""
+    """The relative errors of a loss and a gradient against ours (None: not finite), and whether both are tolerable."""
     loss_error = abs(loss - ours.loss) / abs(ours.loss)
     gradient_error = relative_error(ours.gradient, gradient)
     same = bool(loss_error <= tolerance and gradient_error <= tolerance)
-    return {"loss_error": loss_error, "gradient_error": gradient_error, "same": same}
+    errors = {"loss_error": loss_error, "gradient_error": gradient_error}
+    return {name: error if np.isfinite(error) else None for name, error in errors.items()} | {"same": same}
 
 
 def side_by_side(
@@ -106,13 +107,12 @@ def side_by_side(
     open_peers: dict[str, Any] = {}
     try:
         with TemporaryDirectory() as folder:
-            np.savez(Path(folder) / "arrays.npz", **arrays)
-            found = [
-                _tried(row, peer, peers[peer], ours, Path(folder), options, tolerance, open_peers) for peer in peers
-            ]
-        steps = {ours.name: ours.time_step}
-        steps |= {one["who"]: _time_step(open_peers[one["who"]]) for one in found if one["status"] == "ok"}
-        times = alternate(steps, options.rounds)
+            file = Path(folder) / "arrays.npz"
+            np.savez(file, **dict(arrays))  # type: ignore[arg-type]
+            found = [_tried(row, peer, peers[peer], ours, file, options, tolerance, open_peers) for peer in peers]
+            steps = {ours.name: ours.time_step}
+            steps |= {one["who"]: _time_step(open_peers[one["who"]]) for one in found if one["status"] == "ok"}
+            times = alternate(steps, options.rounds)
     finally:
         for peer in open_peers.values():
             peer.close()
@@ -125,13 +125,13 @@ def side_by_side(
     return {"tolerance": tolerance, "entries": [entry, *found]}
 
 
-def _tried(row, name, variants, ours, folder, options, tolerance, open_peers):
+def _tried(row, name, variants, ours, file, options, tolerance, open_peers):
     """Tries every variant of a peer; the best one's process stays in `open_peers`."""
     tried, best = [], None
     for variant in variants:
-        peer = connect(options.python, row, variant, folder / "arrays.npz")
+        peer = connect(options.python, row, variant, file)
         try:
-            result = _one_variant(peer, variant, ours, folder, options, tolerance)
+            result = _one_variant(peer, variant, ours, file.with_name("gradient.npz"), options, tolerance)
             tried.append(result)
             if result["status"] == "ok" and (best is None or result["tuning_s"] < best["tuning_s"]):
                 best = result
@@ -145,14 +145,13 @@ def _tried(row, name, variants, ours, folder, options, tolerance, open_peers):
     return {"who": name, "status": "ok", "variant": best["variant"], **kept, "tried": tried}
 
 
-def _one_variant(peer, variant, ours, folder, options, tolerance):
+def _one_variant(peer, variant, ours, to, options, tolerance):
     result: dict[str, Any] = {"variant": variant}
-    to = folder / "gradient.npz"
     answer = peer.ask({"do": "prepare", "to": str(to)}, options.limit)
     if "error" in answer:
         return result | {"status": f"failed: {answer['error']}"}
-    with np.load(to) as file:
-        gradient = dict(file)
+    with np.load(to) as arrays:
+        gradient = dict(arrays)
     checked = check(ours, answer["loss"], gradient, tolerance)
     result |= {**answer, **checked}
     if not result.pop("same"):

@@ -44,6 +44,7 @@ class Problem(NamedTuple):
     test: Callable[..., Any]
     pretrained: Model
     new_head: bool = False
+    adapted: str | None = None  # which parameters MAML and Meta-SGD adapt, a regular expression; all by default
 
 
 class Trained(NamedTuple):
@@ -59,11 +60,12 @@ def learner_of(s: Any, problem: Problem, num_ways: int, num_steps: int, *, batch
     inner = _inner_optimizer(s)
     match s.method:
         case "maml" | "fomaml":
-            return ml.meta.maml(model, criterion, inner, num_steps, first_order=s.method == "fomaml", **options)
+            options |= {"first_order": s.method == "fomaml", "where": problem.adapted}
+            return ml.meta.maml(model, criterion, inner, num_steps, **options)
         case "anil":
             return ml.meta.anil(model, criterion, inner, num_steps, **options)
         case "meta_sgd":
-            return ml.meta.meta_sgd(model, criterion, num_steps, rate=s.inner_rate, **options)
+            return ml.meta.meta_sgd(model, criterion, num_steps, rate=s.inner_rate, where=problem.adapted, **options)
         case "reptile":
             options |= {"batch_size": batch_size, "transductive": s.transductive}
             return ml.meta.reptile(model, criterion, inner, num_steps, **options)

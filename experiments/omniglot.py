@@ -169,6 +169,7 @@ def problem(s: Settings):
         test=sampler(images.test, s.test_rotations, s.within_alphabet),
         pretrained=ml.nets.with_head(network("finetune", None, s.width), num_classes),
         new_head=True,
+        adapted=r"^(?!.*norm)",  # MAML's code leaves the norms' offsets out of the inner loop
     )
 
 

@@ -8,6 +8,8 @@ Expected: mean squared error after one adaptation step, 600 unseen waves, 70,000
     paper-5   every method trained on 5 points: MAML .60 from 5 points
     paper-10  every method trained on 10 points
 
+Weights begin as LeCun normal draws; the MAML paper's code draws them with deviation .01 instead.
+
 A table of error against adaptation steps, adapted fits drawn, logs and checkpoints go to the run folder; the same
 command resumes. `--methods some.module:function` adds a learner of your own: `function(model, criterion) -> Learner`.
 """

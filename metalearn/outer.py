@@ -94,7 +94,7 @@ def difference(adapt: Callable[[Params, Batch, Key], Any]) -> TaskFn:
         fitted = adapt(params, task.support, key)
         try:
             direction = jax.tree.map(jnp.subtract, partition(params)[0], partition(fitted.params)[0])
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise InputError("difference needs an adapt whose result is structured as the shared parameters") from error
         metrics = jax.tree.map(lambda m: m[-1] if len(m) else jnp.nan, fitted.metrics)
         loss = metrics.pop("loss")

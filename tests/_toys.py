@@ -1,5 +1,6 @@
 """Small things that several test files share; nothing here is a test."""
 
+import functools
 from contextlib import contextmanager
 
 import jax
@@ -44,6 +45,7 @@ def plain_mlp(*sizes: int, activation=jnp.tanh, dropout: float = 0.0) -> Model:
     return Model(init, apply)
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4, 5))
 def regression_tasks(key, count: int, support: int = 4, query: int = 5, dim: int = 2, ids: bool = True) -> Task:
     """`count` noisy linear tasks, `x` `[count, n, dim]` and `y` `[count, n, 1]`."""
     x_key, w_key, noise_key = jax.random.split(key, 3)

@@ -26,16 +26,13 @@ def _model():
 
 
 def _moved(task_fn, aggregator, optimizer, tasks, init=None):
-    """Shared parameters after two outer steps."""
+    """Shared parameters after an outer step."""
     init = init or (lambda key, task: _model().init(key, task.support.x))
     algorithm = ml.over_tasks(init, task_fn, aggregator, optimizer, mapping=ml.vmapped())
 
     @jax.jit
     def run(tasks):
-        state = algorithm.init(KEY, tasks)
-        for t in range(2):
-            state, _ = algorithm.step(state, tasks, jax.random.fold_in(KEY, t))
-        return state.params
+        return algorithm.step(algorithm.init(KEY, tasks), tasks, KEY)[0].params
 
     return run(tasks)
 
@@ -57,7 +54,7 @@ def _client(rate=0.1, steps=3, **options):
 
 def test_reptile_is_fedavg_where_clients_are_equal_and_only_there():
     tasks = regression_tasks(KEY, 4)
-    task_fn = ml.difference(_client(batch_size=2).adapt)
+    task_fn = ml.difference(_client().adapt)
     reptile = _moved(task_fn, ml.mean(), optax.sgd(0.5), tasks)
     assert_close(reptile, _moved(task_fn, ml.weighted_mean(), optax.sgd(0.5), tasks))
     ragged = _ragged(tasks, [4, 1, 2, 3])
@@ -67,14 +64,14 @@ def test_reptile_is_fedavg_where_clients_are_equal_and_only_there():
 
 def test_the_reptile_learner_of_a_stateless_optimizer_is_plain_fit():
     tasks, options = regression_tasks(KEY, 4), (_model(), squared_error, optax.sgd(0.1), 3)
-    learner = ml.meta.reptile(*options, batch_size=2)
+    learner = ml.meta.reptile(*options)
     shared = _moved(ml.difference(learner.adapt), ml.mean(), optax.sgd(0.5), tasks, learner.init)
-    client = ml.gradient_learner(*options, batch_size=2)
+    client = ml.gradient_learner(*options)
     assert_close(shared["model"], _moved(ml.difference(client.adapt), ml.mean(), optax.sgd(0.5), tasks, client.init))
 
 
 def test_one_step_of_reptile_is_the_gradient_of_joint_training_times_the_rate():
-    tasks, params = regression_tasks(KEY, 4), _model().init(KEY, jnp.zeros((1, 2)))
+    tasks, params = regression_tasks(KEY, 4), jax.jit(_model().init)(KEY, jnp.zeros((1, 2)))
     one_step = _direction(ml.difference(_client(0.1, 1).adapt), params, tasks)
     joint = _direction(ml.gradient(ml.supervised(_model(), squared_error)), params, tasks)
     assert_close(one_step, jax.tree.map(lambda g: 0.1 * g, joint), rtol=1e-9)
@@ -86,7 +83,7 @@ def test_fedavg_of_one_full_batch_step_is_fedsgd():
     loss = ml.supervised(_model(), squared_error)
     assert_close(fedavg, _moved(ml.gradient(loss), ml.weighted_mean(), optax.sgd(0.1), tasks))
     # … which is descent on the mean over everybody's real examples
-    params = _model().init(jax.random.key(0), jnp.zeros((1, 2)))
+    params = jax.jit(_model().init)(jax.random.key(0), jnp.zeros((1, 2)))
     real = np.asarray(tasks.support.mask) > 0
     pooled = Batch(tasks.support.x[real], tasks.support.y[real])
     shared, _ = ml.weighted_mean().update(
@@ -120,7 +117,7 @@ def test_meta_sgd_of_a_constant_rate_is_maml(first_order):
 
 
 def test_anil_of_every_layer_is_maml():
-    tasks, params = regression_tasks(KEY, 3), _model().init(KEY, jnp.zeros((1, 2)))
+    tasks, params = regression_tasks(KEY, 3), jax.jit(_model().init)(KEY, jnp.zeros((1, 2)))
     options = (_model(), squared_error, optax.sgd(0.1), 2)
     anil = _direction(ml.episodic(ml.meta.anil(*options, head="."), squared_error), params, tasks)
     assert_close(anil, _direction(ml.episodic(ml.meta.maml(*options), squared_error), params, tasks))
@@ -128,7 +125,7 @@ def test_anil_of_every_layer_is_maml():
 
 @pytest.mark.parametrize(("rate", "steps"), [(0.0, 2), (0.1, 0)])
 def test_maml_that_does_not_move_is_joint_training_on_queries(rate, steps):
-    tasks, params = regression_tasks(KEY, 3), _model().init(KEY, jnp.zeros((1, 2)))
+    tasks, params = regression_tasks(KEY, 3), jax.jit(_model().init)(KEY, jnp.zeros((1, 2)))
     maml = ml.meta.maml(_model(), squared_error, optax.sgd(rate), steps)
     joint = ml.gradient(ml.supervised(_model(), squared_error))
     swapped = tasks._replace(support=tasks.query)
@@ -137,7 +134,7 @@ def test_maml_that_does_not_move_is_joint_training_on_queries(rate, steps):
 
 
 def test_a_multi_step_loss_of_the_last_step_alone_is_maml():
-    tasks, params = regression_tasks(KEY, 3), _model().init(KEY, jnp.zeros((1, 2)))
+    tasks, params = regression_tasks(KEY, 3), jax.jit(_model().init)(KEY, jnp.zeros((1, 2)))
     maml = ml.meta.maml(_model(), squared_error, optax.sgd(0.1), 3, trajectory=True)
     multi = ml.episodic(maml, squared_error, step_weights=jnp.array([0.0, 0.0, 1.0]))
     plain = _direction(ml.episodic(maml, squared_error), params, tasks)
@@ -151,7 +148,7 @@ def test_prototypes_are_a_linear_classifier():
     model = plain_mlp(4, 3)
     support = Batch(jax.random.normal(KEY, (6, 2)), jnp.array([0, 1, 2, 0, 1, 2], jnp.int32))
     query = Batch(jax.random.normal(jax.random.key(4), (5, 2)), jnp.array([2, 1, 0, 0, 1], jnp.int32))
-    params = model.init(KEY, support.x)
+    params = jax.jit(model.init)(KEY, support.x)
     learner = ml.meta.protonet(model, 3)
     loss, _ = cross_entropy(learner.predict(learner.adapt(params, support, KEY), query.x), query)
     embedded = model.apply(params, support.x)

@@ -31,7 +31,7 @@ def _toy(activation=jnp.tanh, support=6):
     """A small network, its loss, its parameters and one task of six examples."""
     model = plain_mlp(3, 1, activation=activation)
     task = jax.tree.map(lambda a: a[0], regression_tasks(jax.random.key(1), 1, support))
-    return model, supervised(model, squared_error), model.init(jax.random.key(2), task.support.x), task
+    return model, supervised(model, squared_error), jax.jit(model.init)(jax.random.key(2), task.support.x), task
 
 
 # --- meta-gradients ------------------------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ def _running_mean_model():
 def test_statistics_are_kept_and_no_optimizer_sees_them(key):
     model = _running_mean_model()
     data = Batch(jnp.full((4, 1), 8.0), jnp.full((4, 1), 3.0))
-    params = model.init(key, data.x)
+    params = jax.jit(model.init)(key, data.x)
     out = jax.jit(fit(supervised(model, squared_error), optax.adam(0.1), 3))(params, data, key)
     assert float(out.params["mean"].value) == 7.0  # 4, 6, 7
     assert len(jax.tree.leaves(out.opt_state[0].mu)) == 1
@@ -278,7 +278,7 @@ def test_padding_changes_neither_the_fit_nor_the_gradient_through_it(steps, real
     model = plain_mlp(1)
     loss = _noisy(supervised(model, squared_error))
     support = jax.tree.map(lambda a: a[0], regression_tasks(jax.random.key(1), 1, 7)).support
-    params = model.init(key, support.x)
+    params = jax.jit(model.init)(key, support.x)
 
     @jax.jit
     def run(params, data):

@@ -37,7 +37,7 @@ _MAPPINGS = {
 
 def _step(task_fn, init, aggregator, tasks, mapping, params=None):
     algorithm = ml.over_tasks(init, task_fn, aggregator, _recorder(), mapping=mapping)
-    state = algorithm.init(KEY, tasks)
+    state = jax.jit(algorithm.init)(KEY, tasks)
     state = state if params is None else state._replace(params=params)
     state, metrics = jax.jit(algorithm.step)(state, tasks, KEY)
     return state.opt_state, metrics
@@ -88,7 +88,7 @@ def test_the_order_of_tasks_changes_nothing_where_they_have_ids():
         order = jnp.array([3, 0, 5, 1, 4, 2])
         permuted = jax.tree.map(lambda a: a[order], tasks)
         algorithm = ml.over_tasks(init, task_fn, ml.mean(), _recorder(), mapping=ml.vmapped())
-        state, step = algorithm.init(KEY, tasks), jax.jit(algorithm.step)
+        state, step = jax.jit(algorithm.init)(KEY, tasks), jax.jit(algorithm.step)
         expected = step(state, tasks, KEY)[0].opt_state
         assert distance(step(state, permuted, KEY)[0].opt_state, expected) < 1e-12
         # without ids a task's dropout goes by its place
@@ -171,7 +171,7 @@ def test_absent_tasks_carry_no_weight_even_if_they_are_garbage(kind, stack):
         init, task_fn = lambda key, task: model.init(key, None), _task_fns(model)[kind]
         aggregator = ml.stacked(ml.weighted_mean().update) if stack else ml.weighted_mean()
         algorithm = ml.over_tasks(init, task_fn, aggregator, optax.sgd(0.1), mapping=ml.vmapped())
-        state = algorithm.init(KEY, tasks)
+        state = jax.jit(algorithm.init)(KEY, tasks)
         expected, expected_metrics = jax.jit(algorithm.step)(state, present, KEY)
         after, metrics = jax.jit(algorithm.step)(state, tasks, KEY)
         assert_close(after, expected)
@@ -184,7 +184,7 @@ def test_a_cohort_of_absent_tasks_changes_nothing():
     tasks = _ragged(regression_tasks(jax.random.key(1), 3), [0, 0, 0])
     init = lambda key, task: model.init(key, None)  # noqa: E731
     algorithm = ml.over_tasks(init, _task_fns(model)["gradient"], ml.mean(), optax.sgd(0.1), mapping=ml.vmapped())
-    state = algorithm.init(KEY, tasks)
+    state = jax.jit(algorithm.init)(KEY, tasks)
     assert_close(jax.jit(algorithm.step)(state, tasks, KEY)[0], state, 0, 0)
 
 
@@ -246,7 +246,7 @@ def _cohort(ids, sizes):
 
 def test_rows_are_gathered_and_scattered_by_id():
     algorithm = _clients()
-    state = algorithm.init(KEY, _cohort([4, 1], [3, 2]))
+    state = jax.jit(algorithm.init)(KEY, _cohort([4, 1], [3, 2]))
     assert state.table["seen"].shape == (6,)
     step = jax.jit(algorithm.step)
     state, _ = step(state, _cohort([4, 1], [3, 2]), KEY)
@@ -259,7 +259,7 @@ def test_rows_are_gathered_and_scattered_by_id():
 
 def test_absent_clients_leave_their_rows_even_where_they_repeat_a_present_one():
     algorithm = _clients()
-    state = algorithm.init(KEY, _cohort([2, 3, 2, 2], [2, 0, 0, 0]))
+    state = jax.jit(algorithm.init)(KEY, _cohort([2, 3, 2, 2], [2, 0, 0, 0]))
     state, _ = jax.jit(algorithm.step)(state, _cohort([2, 3, 2, 2], [2, 0, 0, 0]), KEY)
     np.testing.assert_array_equal(state.table["seen"], [0, 0, 2, 0, 0, 0])
     np.testing.assert_array_equal(state.table["visits"], [0, 0, 1, 0, 0, 0])
@@ -319,7 +319,7 @@ def test_a_step_reports_means_and_keeps_what_is_per_task():
     learner = ml.gradient_learner(model, criterion, optax.sgd(0.1), 1)
     tasks = regression_tasks(jax.random.key(1), 3)
     algorithm = ml.over_tasks(learner.init, ml.episodic(learner, criterion), ml.mean(), optax.sgd(0.1))
-    state = algorithm.init(KEY, tasks)
+    state = jax.jit(algorithm.init)(KEY, tasks)
     _, metrics = jax.jit(algorithm.step)(state, tasks, KEY)
     evaluated = jax.jit(ml.evaluate(learner, criterion))(state.params, tasks, KEY)
     assert metrics["per_task/spread"].shape == (3,)
@@ -369,7 +369,7 @@ def test_a_difference_needs_what_it_subtracts_from():
     def adapt(params, support, key):
         return ml.Fitted({"other": params}, None, None, 0, {"loss": jnp.zeros(1)})
 
-    with pytest.raises(InputError, match="structure of the shared parameters"):
+    with pytest.raises(InputError, match="structured as the shared parameters"):
         ml.difference(adapt)(jnp.array(1.0), _point(0.0, 0.0), KEY)
 
 
@@ -377,7 +377,7 @@ def test_the_plain_gradient_is_the_gradient_on_the_support_set():
     model = _counting_model()
     task = jax.tree.map(lambda a: a[0], regression_tasks(jax.random.key(1), 1))
     params = model.init(KEY, None)
-    update = ml.gradient(ml.supervised(model, squared_error))(params, task, KEY)
+    update = jax.jit(ml.gradient(ml.supervised(model, squared_error)))(params, task, KEY)
     x, y = task.support[:2]
     np.testing.assert_allclose(update.direction["w"], 2 * x.T @ (x @ params["w"] - y) / 4, rtol=1e-5)
     assert float(update.weight) == 4.0 and int(update.statistics["count"].value) == 1
@@ -395,9 +395,9 @@ def test_evaluation_measures_every_task_after_every_step():
     last = ml.evaluate(_quadratic_learner(), squared_error)
     last = jax.jit(last)(w, tasks, KEY)
     np.testing.assert_allclose(last["loss"], expected[:, -1], rtol=1e-6)
-    path = ml.evaluate(_quadratic_learner(trajectory=True), squared_error)(w, tasks, KEY)
+    path = jax.jit(ml.evaluate(_quadratic_learner(trajectory=True), squared_error))(w, tasks, KEY)
     np.testing.assert_allclose(path["mse"], expected, rtol=1e-6)
-    some = ml.evaluate(_quadratic_learner(trajectory=True), squared_error, at=[0, 3])(w, tasks, KEY)
+    some = jax.jit(ml.evaluate(_quadratic_learner(trajectory=True), squared_error, at=[0, 3]))(w, tasks, KEY)
     np.testing.assert_allclose(some["loss"], expected[:, [0, 3]], rtol=1e-6)
 
 
@@ -414,7 +414,7 @@ def test_evaluation_does_not_depend_on_the_mapping_or_the_order():
     learner = ml.gradient_learner(model, squared_error, optax.sgd(0.1), 3)
     tasks = regression_tasks(jax.random.key(1), 5)
     order = jnp.array([3, 0, 4, 1, 2])
-    params = model.init(KEY, tasks.support.x[0])
+    params = jax.jit(model.init)(KEY, tasks.support.x[0])
     expected = jax.jit(ml.evaluate(learner, squared_error, mapping=ml.vmapped()))(params, tasks, KEY)["loss"]
     assert expected.shape == (5,)
     scanned = jax.jit(ml.evaluate(learner, squared_error, mapping=ml.scanned(2)))
@@ -427,7 +427,7 @@ def test_evaluation_is_without_dropout_and_adaptation_is_with_it():
     learner = ml.gradient_learner(model, cross_entropy, optax.sgd(0.5), 1)
     x = jax.random.normal(KEY, (1, 6, 2))
     batch = Batch(x, jnp.array([[0, 1, 2, 0, 1, 2]], jnp.int32))
-    params = model.init(KEY, x[0])
+    params = jax.jit(model.init)(KEY, x[0])
     run = jax.jit(ml.evaluate(learner, cross_entropy, mapping=ml.vmapped()))
     first, second = (run(params, Task(batch, batch), jax.random.key(k))["loss"] for k in (0, 1))
     assert float(first[0]) != float(second[0])  # the inner step drops units
@@ -445,6 +445,6 @@ def test_an_auxiliary_loss_of_ones_own_needs_no_model():
 
     tasks = Task(Batch(jnp.array([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]])))
     algorithm = ml.over_tasks(lambda key, task: jnp.zeros(2), ml.gradient(loss), ml.mean(), optax.sgd(0.5))
-    state, metrics = algorithm.step(algorithm.init(KEY, tasks), tasks, KEY)
+    state, metrics = jax.jit(algorithm.step)(algorithm.init(KEY, tasks), tasks, KEY)
     np.testing.assert_allclose(state.params, [-0.5 * 4.0, -0.5 * 5.0])
     assert float(metrics["size"]) == 2.0 and float(metrics["loss"]) == 0.0

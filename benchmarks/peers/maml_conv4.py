@@ -1,10 +1,12 @@
 """MAML's meta-step in PyTorch, as its users write it.
 
 `loop`: one task after another, `torch.autograd.grad(…, create_graph=True)` inside. `vmap`: `torch.func.vmap` over the
-tasks' gradients, `torch.func.grad` inside (the gradient of a vmapped loss is 1% wrong in PyTorch 2.13 with batch norm, in
-float64 too: pytorch/functorch issue 534). Further words after a `+`: `channels_last` (memory layout of images and kernels),
-`chunks` (vmap four tasks at a time), `compile` (`torch.compile` of a task's, or of the batch's, loss and gradient; it
-cannot go through `autograd.grad(create_graph=True)`, so both use `torch.func.grad` there).
+tasks' gradients, `torch.func.grad` inside (the gradient of a vmapped loss is 1% wrong in PyTorch 2.13 with batch norm,
+in float64 too; compare pytorch/functorch issue 534).
+
+Further words after a `+`: `channels_last` (memory layout of images and kernels), `chunks` (vmap four tasks at a time),
+`compile` (`torch.compile` of a task's, or of the batch's, loss and gradient; both use `torch.func.grad` there, because
+compiled code cannot be differentiated twice from outside).
 """
 
 import torch
@@ -73,14 +75,14 @@ def prepare(variant, arrays):
 
     def loop_compiled():
         detached = {name: p.detach() for name, p in params.items()}
-        total = 0.0
+        total, count = 0.0, len(data[0])
+        for p in params.values():
+            p.grad = torch.zeros_like(p)
         for task in zip(*data):
             grads, loss = one(detached, *task)
             for name, p in params.items():
-                p.grad = (
-                    grads[name] / len(data[0]) if p.grad is None else p.grad.add_(grads[name], alpha=1 / len(data[0]))
-                )
-            total += loss / len(data[0])
+                p.grad.add_(grads[name], alpha=1 / count)
+            total += loss / count
         return total
 
     every = vmap(grad_and_value(adapted_loss), (None, 0, 0, 0, 0), chunk_size=4 if "chunks" in words else None)

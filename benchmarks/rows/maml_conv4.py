@@ -44,18 +44,13 @@ def run(options: Options) -> dict[str, Any]:
     state = algorithm.init(jax.random.key(0), batch)
     arrays = {
         **{f"weight/{name}": value for name, value in named(state.params).items()},
-        **{
-            f"{part}_{leaf}": np.asarray(getattr(getattr(batch, part), leaf))
-            for part in ("support", "query")
-            for leaf in "xy"
-        },
+        # support_x, support_y, query_x, query_y
+        **{"_".join(e.name for e in path): np.asarray(a) for path, a in jax.tree_util.tree_leaves_with_path(batch)},
         **{name: np.asarray(getattr(size, name)) for name in ("inner_rate", "outer_rate", "epsilon")},
     }
     peers = {peer: variants[:2] if options.quick else variants for peer, variants in PEERS.items()}
-    return {
-        "setting": size._asdict(),
-        **side_by_side("maml_conv4", ours(algorithm, state, batch), arrays, peers, options),
-    }
+    result = side_by_side("maml_conv4", ours(algorithm, state, batch), arrays, peers, options)
+    return {"setting": size._asdict(), **result}
 
 
 def algorithm_of(size: Size, **options: Any) -> ml.Algorithm:

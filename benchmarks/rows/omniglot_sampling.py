@@ -30,8 +30,8 @@ def run(options: Options) -> dict[str, Any]:
 
     algorithm = maml_conv4.algorithm_of(size)
     step = maml_conv4.ours(algorithm, algorithm.init(key, batch), batch)
-    sampling = lambda: timed(lambda: jax.block_until_ready(draw(sample, key)))  # noqa: E731
-    times = alternate({"sampling": sampling, "step": step.time_step}, options.rounds)
+    draw_once = lambda: timed(lambda: jax.block_until_ready(draw(sample, key)))  # noqa: E731
+    times = alternate({"sampling": draw_once, "step": step.time_step}, options.rounds)
     share = [a / b for a, b in zip(times["sampling"], times["step"], strict=True)]
     entries = [
         {

@@ -15,7 +15,7 @@ KEY = jax.random.key(5)
 def _setting():
     task = jax.tree.map(lambda a: a[0], regression_tasks(KEY, 1))
     model = plain_mlp(3, 1)
-    return model, model.init(KEY, task.support.x), task
+    return model, jax.jit(model.init)(KEY, task.support.x), task
 
 
 def test_adaptation_changes_the_head_and_not_the_body():

@@ -51,14 +51,14 @@ def test_meta_gradients_of_linear_regression_are_their_closed_forms(steps):
 
 def test_the_outer_gradient_of_a_network_is_the_finite_difference():
     model, task = plain_mlp(3, 1), _one_task()
-    params = model.init(KEY, task.support.x)
+    params = jax.jit(model.init)(KEY, task.support.x)
     learner = ml.meta.maml(model, squared_error, optax.sgd(0.2), 3)
     flat, unflatten = jax.flatten_util.ravel_pytree(params)
 
     @jax.jit
     @jax.vmap
     def loss(v):
-        state = learner.adapt(unflatten(v), task.support, KEY)
+        state = jax.jit(learner.adapt)(unflatten(v), task.support, KEY)
         return squared_error(learner.predict(state, task.query.x), task.query)[0]
 
     moves = 1e-5 * jnp.eye(len(flat))

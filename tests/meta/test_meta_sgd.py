@@ -19,7 +19,7 @@ def test_one_step_goes_by_a_rate_for_every_parameter():
     task, model = _one_task(), ml.Model(lambda key, x: jnp.ones((2, 1)), lambda params, x, key=None: x @ params)
     learner = ml.meta.meta_sgd(model, squared_error)
     rates = jnp.array([[0.3], [-0.1]])
-    state = learner.adapt({"model": jnp.ones((2, 1)), "rates": rates}, task.support, KEY)
+    state = jax.jit(learner.adapt)({"model": jnp.ones((2, 1)), "rates": rates}, task.support, KEY)
     x, y = task.support[:2]
     np.testing.assert_allclose(state.params, 1 - rates * (2 * x.T @ (x @ jnp.ones((2, 1)) - y) / len(x)), rtol=1e-5)
 
@@ -32,7 +32,7 @@ def test_the_gradient_of_the_rates_is_minus_the_inner_gradient_times_the_outer_o
         learner = ml.meta.meta_sgd(model, squared_error, first_order=first_order)
         rates = jnp.array([[0.3], [-0.1]])
         shared = {"model": jnp.ones((2, 1)), "rates": rates}
-        update = ml.episodic(learner, squared_error)(shared, task, KEY)
+        update = jax.jit(ml.episodic(learner, squared_error))(shared, task, KEY)
 
         def gradient(batch, w):
             return 2 * batch.x.T @ (batch.x @ w - batch.y) / len(batch.x)
@@ -61,7 +61,7 @@ def test_only_the_leaves_that_adapt_have_rates():
     learner = ml.meta.meta_sgd(model, squared_error, where="head", rate=0.1)
     shared = learner.init(KEY, task)
     assert shared["rates"]["hidden_0"]["kernel"] is None and shared["rates"]["head"]["kernel"].shape == (3, 1)
-    state = learner.adapt(shared, task.support, KEY)
+    state = jax.jit(learner.adapt)(shared, task.support, KEY)
     np.testing.assert_array_equal(state.params["hidden_0"]["kernel"], shared["model"]["hidden_0"]["kernel"])
     assert (state.params["head"]["kernel"] != shared["model"]["head"]["kernel"]).all()
 
@@ -70,7 +70,7 @@ def test_training_moves_the_rates():
     tasks, model = regression_tasks(KEY, 3), plain_mlp(3, 1)
     learner = ml.meta.meta_sgd(model, squared_error, rate=0.1)
     algorithm = ml.over_tasks(learner.init, ml.episodic(learner, squared_error), ml.mean(), optax.sgd(0.1))
-    state = algorithm.init(KEY, tasks)
+    state = jax.jit(algorithm.init)(KEY, tasks)
     after, _ = jax.jit(algorithm.step)(state, tasks, KEY)
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), after.params["rates"], state.params["rates"])
     assert all(m > 1e-6 for m in jax.tree.leaves(moved))

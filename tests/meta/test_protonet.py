@@ -17,14 +17,14 @@ def _setting(mask=None, labels=_LABELS, embedding=4):
     model = plain_mlp(5, embedding)
     x = jax.random.normal(KEY, (8, 3))
     support = Batch(x, jnp.asarray(labels), None if mask is None else jnp.asarray(mask))
-    return model, model.init(KEY, x), support, jax.random.normal(jax.random.key(6), (6, 3))
+    return model, jax.jit(model.init)(KEY, x), support, jax.random.normal(jax.random.key(6), (6, 3))
 
 
 @pytest.mark.parametrize("mask", [None, np.array([1, 1, 1, 0, 1, 0, 1, 1.0])])
 def test_prototypes_and_distances_equal_a_loop(mask):
     model, params, support, x = _setting(mask)
     learner = ml.meta.protonet(model, 3)
-    state = learner.adapt(params, support, KEY)
+    state = jax.jit(learner.adapt)(params, support, KEY)
     real = np.ones(8, bool) if mask is None else mask > 0
     embedded, queries = np.asarray(model.apply(params, support.x)), np.asarray(model.apply(params, x))
     logits = np.zeros((6, 3))
@@ -41,12 +41,12 @@ def test_a_class_without_an_example_is_never_predicted_and_spoils_no_gradient():
     model, params, support, x = _setting()
     task = ml.Task(support, Batch(x, jnp.array([0, 1, 2, 0, 1, 2], jnp.int32)))
     four, three = ml.meta.protonet(model, 4), ml.meta.protonet(model, 3)
-    state = four.adapt(params, support, KEY)
+    state = jax.jit(four.adapt)(params, support, KEY)
     assert state.counts[3] == 0
     logits = four.predict(state, x)
     np.testing.assert_allclose(logits[:, :3], three.predict(three.adapt(params, support, KEY), x), rtol=1e-6)
     np.testing.assert_array_equal(jax.nn.softmax(logits)[:, 3], np.zeros(6))
-    update, plain = (ml.episodic(learner, cross_entropy)(params, task, KEY) for learner in (four, three))
+    update, plain = (jax.jit(ml.episodic(learner, cross_entropy))(params, task, KEY) for learner in (four, three))
     np.testing.assert_allclose(update.loss, plain.loss, rtol=1e-5)
     for a, b in zip(jax.tree.leaves(update.direction), jax.tree.leaves(plain.direction), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
@@ -57,10 +57,12 @@ def test_its_gradient_goes_through_the_prototypes_too():
     model, params, support, x = _setting()
     query = Batch(x, jnp.array([0, 1, 2, 0, 1, 2], jnp.int32))
     learner = ml.meta.protonet(model, 3)
-    through = ml.episodic(learner, cross_entropy)(params, ml.Task(support, query), KEY).direction
+    through = jax.jit(ml.episodic(learner, cross_entropy))(params, ml.Task(support, query), KEY).direction
     np.testing.assert_allclose(through["head"]["bias"], np.zeros(4), atol=1e-6)
-    state = learner.adapt(params, support, KEY)
-    constant = jax.grad(lambda p: cross_entropy(learner.predict(state._replace(params=p), x), query)[0])(params)
+    state = jax.jit(learner.adapt)(params, support, KEY)
+    constant = jax.jit(jax.grad(lambda p: cross_entropy(learner.predict(state._replace(params=p), x), query)[0]))(
+        params
+    )
     assert float(jnp.abs(constant["head"]["bias"]).max()) > 1e-3
 
 
@@ -68,7 +70,7 @@ def test_more_ways_in_training_than_in_testing_share_parameters():
     model, params, support, x = _setting()
     assert jax.tree.structure(ml.meta.protonet(model, 60).init(KEY, ml.Task(support))) == jax.tree.structure(params)
     two = ml.meta.protonet(model, 2)
-    state = two.adapt(params, Batch(support.x, jnp.asarray(_LABELS % 2)), KEY)
+    state = jax.jit(two.adapt)(params, Batch(support.x, jnp.asarray(_LABELS % 2)), KEY)
     assert two.predict(state, x).shape == (6, 2)
 
 
@@ -77,7 +79,7 @@ def test_training_shows_support_and_query_to_the_network_together():
     centred = ml.Model(lambda key, x: jnp.ones(()), lambda params, x, key=None: params * (x - x.mean(0, keepdims=True)))
     _, _, support, x = _setting()
     learner = ml.meta.protonet(centred, 3)
-    state = learner.adapt(jnp.ones(()), support, KEY)
+    state = jax.jit(learner.adapt)(jnp.ones(()), support, KEY)
 
     def expected(s, q):
         means = np.stack([s[_LABELS == c].mean(0) for c in range(3)])
@@ -107,7 +109,7 @@ def test_an_untrained_step_lowers_the_loss():
     tasks = jax.tree.map(lambda a: a[None], ml.Task(support, Batch(x, jnp.array([0, 1, 2, 0, 1, 2], jnp.int32))))
     learner = ml.meta.protonet(model, 3)
     algorithm = ml.over_tasks(learner.init, ml.episodic(learner, cross_entropy), ml.mean(), optax.adam(0.02))
-    step, state = jax.jit(algorithm.step), algorithm.init(KEY, tasks)
+    step, state = jax.jit(algorithm.step), jax.jit(algorithm.init)(KEY, tasks)
     losses = []
     for t in range(30):
         state, metrics = step(state, tasks, jax.random.fold_in(KEY, t))

@@ -24,7 +24,7 @@ def test_a_step_moves_by_the_rate_towards_the_mean_of_what_tasks_learned():
     tasks, model, inner = regression_tasks(KEY, 3), plain_mlp(3, 1), optax.adam(0.05, b1=0.0)
     learner = ml.meta.reptile(model, squared_error, inner, 4)
     algorithm = _algorithm(learner)
-    state = algorithm.init(KEY, tasks)
+    state = jax.jit(algorithm.init)(KEY, tasks)
     after, metrics = jax.jit(algorithm.step)(state, tasks, KEY)
 
     @jax.jit
@@ -51,11 +51,11 @@ def test_moments_live_on_from_step_to_step_and_into_evaluation():
     tasks, model = regression_tasks(KEY, 3), plain_mlp(3, 1)
     learner = ml.meta.reptile(model, squared_error, optax.adam(0.05, b1=0.0), 2)
     algorithm = _algorithm(learner)
-    step, state = jax.jit(algorithm.step), algorithm.init(KEY, tasks)
+    step, state = jax.jit(algorithm.step), jax.jit(algorithm.init)(KEY, tasks)
     for t in range(3):
         state, _ = step(state, tasks, jax.random.fold_in(KEY, t))
     assert int(_values(state.params["opt_state"])[0].count) == 6
-    fresh = {"model": state.params["model"], "opt_state": algorithm.init(KEY, tasks).params["opt_state"]}
+    fresh = {"model": state.params["model"], "opt_state": jax.jit(algorithm.init)(KEY, tasks).params["opt_state"]}
     support = jax.tree.map(lambda a: a[0], tasks.support)
     adapt = jax.jit(learner.adapt)
     assert (
@@ -67,14 +67,14 @@ def test_the_outer_optimizer_never_sees_the_moments():
     tasks = regression_tasks(KEY, 2)
     learner = ml.meta.reptile(plain_mlp(1), squared_error, optax.adam(0.05), 2)
     algorithm = ml.over_tasks(learner.init, ml.difference(learner.adapt), ml.mean(), optax.sgd(0.5, momentum=0.9))
-    state = algorithm.init(KEY, tasks)
+    state = jax.jit(algorithm.init)(KEY, tasks)
     assert len(jax.tree.leaves(state.opt_state)) == 2  # a trace for the kernel and one for the bias
 
 
 def test_several_steps_are_not_one_longer_step():
     """The term that sets Reptile apart from joint training: gradients at places other than the start."""
     tasks, model = regression_tasks(KEY, 3), plain_mlp(3, 1)
-    params = model.init(KEY, tasks.support.x[0])
+    params = jax.jit(model.init)(KEY, tasks.support.x[0])
 
     def moved(steps, rate):
         learner = ml.gradient_learner(model, squared_error, optax.sgd(rate), steps)
