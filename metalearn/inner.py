@@ -77,6 +77,7 @@ def fit(
     ):
         if value is not None and value < least:
             raise InputError(f"{name} must be at least {least}, got {value}")
+    optimizer = optax.with_extra_args_support(optimizer)  # some go by the loss, such as Polyak's step size
     if combine is not None and penalty is None:
         raise InputError("combine joins a loss gradient and a penalty gradient, so it needs a penalty")
 
@@ -129,7 +130,7 @@ def fit(
                 )
             if first_order:
                 grads = jax.lax.stop_gradient(grads)
-            updates, opt_state = optimizer.update(grads, opt_state, trained)
+            updates, opt_state = optimizer.update(grads, opt_state, trained, value=value)
             new_params = with_statistics(merge(optax.apply_updates(trained, updates), rest), aux.statistics)
             if penalty is not None and penalty.observe is not None:
                 penalty_state = penalty.observe(penalty_state, params=params, grads=grads, new_params=new_params)

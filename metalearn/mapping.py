@@ -124,7 +124,8 @@ def auto(fn, xs):
     jaxpr, (summand, _) = jax.make_jaxpr(fn, return_shape=True)(one)
     if contains_convolution(jaxpr.jaxpr):
         return vmapped()(fn, xs)
-    size = sum(leaf.size for leaf in jax.tree.leaves(summand))
+    # an evaluation, or an aggregator of the whole stack, sums nothing: then the parameters are what `fn` closes over
+    size = sum(jnp.size(leaf) for leaf in [*jax.tree.leaves(summand), *jaxpr.consts])
     return scanned(8 if size < 20_000 else 1)(fn, xs)
 
 

@@ -54,6 +54,8 @@ def episodic(learner: Learner, criterion: Criterion, *, step_weights: jax.Array 
     """
 
     def task_fn(params, task, key):
+        if task.query is None:
+            raise InputError("episodic measures adaptation on task.query, which is None")
         adapt_key, query_key = jax.random.split(key)
         trained, rest = partition(params)
 
@@ -75,7 +77,7 @@ def episodic(learner: Learner, criterion: Criterion, *, step_weights: jax.Array 
                     )
                 after = jax.tree.map(lambda a: a[1:], path)
                 losses = jax.vmap(lambda p: query(state._replace(params=p, trajectory=None))[0])(after)
-                loss = jnp.vdot(step_weights, losses)
+                loss = jnp.vdot(jnp.asarray(step_weights), losses)
             return loss, (metrics, new)
 
         (loss, (metrics, new)), direction = jax.value_and_grad(loss_fn, has_aux=True)(trained)

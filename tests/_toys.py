@@ -22,7 +22,7 @@ def float64(enable: bool = True):
 
 
 def plain_mlp(*sizes: int, activation=jnp.tanh, dropout: float = 0.0) -> Model:
-    """An (init, apply) pair in the default float, so that it is float64 where that is enabled; the last layer is `head`."""
+    """An (init, apply) pair in the default float, float64 where that is enabled; the last layer is `head`."""
 
     def init(key, x):
         widths = (x.shape[-1], *sizes)

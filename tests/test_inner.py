@@ -148,6 +148,15 @@ def test_ten_steps_and_the_gradient_through_them_equal_a_loop_written_by_hand(na
     np.testing.assert_allclose(jax.flatten_util.ravel_pytree(grads)[0], numeric, rtol=1e-6, atol=1e-9)
 
 
+def test_an_optimizer_that_goes_by_the_loss_gets_it(key):
+    """Polyak's step size is f / ‖g‖² where the lowest loss is zero."""
+    params, data, h = _quadratic()
+    out = jax.jit(fit(quadratic_loss, optax.polyak_sgd(max_learning_rate=10.0), 1))(params, data, key)
+    value, gradient = quadratic_loss(params, data, key)[0], h * (params["w"] - data.x[0])
+    size = value / (jnp.sum(gradient**2) + jnp.sum(params["b"] ** 2))
+    np.testing.assert_allclose(out.params["w"], params["w"] - size * gradient, rtol=1e-9)
+
+
 @pytest.mark.parametrize("steps", [0, 1, 7])
 def test_remat_changes_no_number(steps, key):
     params, data, _ = _quadratic()
@@ -295,7 +304,7 @@ def test_padding_changes_neither_the_fit_nor_the_gradient_through_it(steps, real
 
 
 def test_an_epoch_of_a_linear_loss_uses_every_example_once(key):
-    """Where the loss is w · mean(x) and the rate 1, an epoch in equal batches moves w by minus the sum of batch means."""
+    """Where the loss is w · mean(x) and the rate 1, an epoch moves w by minus the sum of the batches' means."""
 
     def loss(params, batch, key):
         return params * batch.x.mean(), Aux({})
@@ -355,6 +364,15 @@ def test_a_proximal_penalty_on_a_quadratic_is_its_closed_form(key):
     np.testing.assert_allclose(out.params["w"], expected, rtol=1e-12)
     # what is reported is the loss without the penalty
     np.testing.assert_allclose(out.metrics["loss"][0], quadratic_loss(params, data, key)[0], rtol=1e-12)
+
+
+def test_the_meta_gradient_goes_through_the_anchor_too(key):
+    """With f and r = (1 - α(h + s))^T as above and f' = s / (h + s): dθ_T/dθ₀ = f' + r (1 - f')."""
+    params, data, h = _quadratic()
+    adapt = fit(quadratic_loss, optax.sgd(0.1), 6, penalty=proximal(0.8))
+    grads = jax.jit(jax.grad(lambda p: jnp.sum(adapt(p, data, key).params["w"])))(params)
+    share = 0.8 / (h + 0.8)
+    np.testing.assert_allclose(grads["w"], share + (1 - 0.1 * (h + 0.8)) ** 6 * (1 - share), rtol=1e-12)
 
 
 def test_a_penalty_state_that_is_passed_in_is_the_anchor(key):

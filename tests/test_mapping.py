@@ -108,3 +108,16 @@ def test_auto_on_a_cpu_goes_by_size_and_vmaps_a_convolution():
     assert lengths(lambda x: (x, ()), (20_000,)) == [16]
     assert lengths(lambda x: (x, ()), (100,)) == [2]
     assert lengths(lambda x: (_convolve(x), ()), (1, 1, 200, 200)) == []
+
+
+def test_auto_knows_the_size_of_a_model_that_is_only_closed_over():
+    """As an evaluation does, and an aggregator of the whole stack."""
+
+    def lengths(size):
+        def run(params, xs):
+            return auto(lambda x: ((), jnp.sum(params) * x), xs)
+
+        return _loop_lengths(run, jnp.ones(size), jnp.ones(16))
+
+    assert lengths(20_000) == [16]
+    assert lengths(100) == [2]

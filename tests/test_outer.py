@@ -365,6 +365,12 @@ def test_a_multi_step_loss_needs_a_trajectory_of_its_length():
         ml.episodic(learner, squared_error, step_weights=jnp.ones(2))(jnp.array([[2.0]]), task, KEY)
 
 
+def test_an_episode_needs_a_query_set():
+    learner = _quadratic_learner()
+    with pytest.raises(InputError, match=r"task\.query, which is None"):
+        ml.episodic(learner, squared_error)(jnp.array([[2.0]]), _point(0.0, 0.0)._replace(query=None), KEY)
+
+
 def test_a_difference_needs_what_it_subtracts_from():
     def adapt(params, support, key):
         return ml.Fitted({"other": params}, None, None, 0, {"loss": jnp.zeros(1)})

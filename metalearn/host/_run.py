@@ -1,6 +1,7 @@
 """The host side of training: logs, checkpoints, going on after a stop, and stopping in good order.
 
-Which key goes where is written in `metalearn.host.steps`. Nothing depends on the clock or on where a run was interrupted.
+Which key goes where is written in `metalearn.host.steps`. Nothing depends on the clock, or on where a run was
+interrupted.
 """
 
 import contextlib
@@ -16,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metalearn.host import checkpoint, interrupts, logs, provenance
 from metalearn.core import Algorithm, InputError, Key, Metrics
+from metalearn.host import checkpoint, interrupts, logs, provenance
 from metalearn.host.progress import shown
 from metalearn.host.steps import programs
 

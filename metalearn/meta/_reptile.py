@@ -33,8 +33,8 @@ def reptile(
 
     Shared parameters are `{"model": φ, "opt_state": …}`: the authors' code restores only the variables between tasks,
     so the inner optimizer's moments live on from task to task and into evaluation. Here every task starts from the
-    shared moments, and their mean over tasks becomes the next shared ones; in that code the tasks of one meta-batch hand
-    theirs on one after another. Nothing else departs from it.
+    shared moments, and their mean over tasks becomes the next shared ones; in that code the tasks of one meta-batch
+    hand theirs on one after another. Nothing else departs from it.
     """
     learn = fit(supervised(model, criterion), optimizer, num_steps, batch_size=batch_size, **options)
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from metalearn.host import logs
 from metalearn.core import InputError
+from metalearn.host import logs
 from metalearn.report import bibtex, tables
 from metalearn.report.results import Row, read_results, write_whole
 

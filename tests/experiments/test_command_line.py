@@ -101,7 +101,11 @@ def test_another_configuration_is_refused_and_named(monkeypatch, capsys, tmp_pat
 def test_help_imports_no_jax():
     import subprocess
 
-    look = "import sys; sys.argv=['x','--help']\ntry:\n import runpy; runpy.run_module('experiments.omniglot', run_name='__main__')\nexcept SystemExit: pass\nassert 'jax' not in sys.modules"
+    look = (
+        "import runpy, sys\nsys.argv = ['x', '--help']\n"
+        "try:\n    runpy.run_module('experiments.omniglot', run_name='__main__')\n"
+        "except SystemExit:\n    assert 'jax' not in sys.modules\n"
+    )
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "maml-5way-1shot" in done.stdout

@@ -9,8 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from metalearn.host import checkpoint
 from metalearn.core import InputError, Statistic
+from metalearn.host import checkpoint
 
 
 class Inner(NamedTuple):

@@ -17,8 +17,8 @@ import numpy as np
 import optax
 import pytest
 
-from metalearn.host import checkpoint, logs
 from metalearn.core import Algorithm, InputError, Statistic
+from metalearn.host import checkpoint, logs
 from metalearn.host._run import NonFiniteLoss, run
 from metalearn.host.steps import EVALUATE, INIT
 

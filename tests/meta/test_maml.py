@@ -80,7 +80,7 @@ def test_an_optimizer_that_cannot_be_differentiated_through_is_refused_unless_fi
 
 
 def test_training_the_initialisation_lowers_the_loss_after_adaptation_and_joint_training_does_not():
-    """Tasks y = ±x: no single line fits them, and one step from a trained one does (the distinguishing term: adapting)."""
+    """Tasks y = ±x: no single line fits them, one step from a trained one does (the distinguishing term)."""
     x = jnp.linspace(-1.0, 1.0, 6)[None, :, None] * jnp.ones((2, 1, 1))
     y = x * jnp.array([1.0, -1.0]).reshape(2, 1, 1)
     tasks = ml.Task(ml.Batch(x[:, ::2], y[:, ::2]), ml.Batch(x[:, 1::2], y[:, 1::2]), jnp.arange(2))

@@ -82,7 +82,7 @@ def test_training_shows_support_and_query_to_the_network_together():
     state = jax.jit(learner.adapt)(jnp.ones(()), support, KEY)
 
     def expected(s, q):
-        means = np.stack([s[_LABELS == c].mean(0) for c in range(3)])
+        means = np.stack([s[c == _LABELS].mean(0) for c in range(3)])
         return -((q[:, None] - means[None]) ** 2).sum(-1)
 
     s, q = np.asarray(support.x), np.asarray(x)

@@ -106,5 +106,5 @@ def test_a_trajectory_can_be_evaluated():
     loss = jax.jit(ml.evaluate(learner, squared_error))(shared, tasks, KEY)["loss"]
     assert loss.shape == (2, 4)
     start = [float(jnp.mean((model.apply(shared["model"], t.x) - t.y) ** 2)) for t in
-             (jax.tree.map(lambda a: a[k], tasks.query) for k in range(2))]  # fmt: skip
+             (jax.tree.map(lambda a, k=k: a[k], tasks.query) for k in range(2))]  # fmt: skip
     np.testing.assert_allclose(loss[:, 0], start, rtol=1e-5)
