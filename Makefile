@@ -9,7 +9,9 @@ BIN = $(VENV)/bin
 demo: $(VENV)/ready
 	$(BIN)/python -m experiments.sinusoid demo
 
+# compiled without optimisation, which halves the time of tests that are mostly compilation; test-all optimises
 test: $(VENV)/ready
+	XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true" \
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-all: $(VENV)/ready

@@ -125,7 +125,7 @@ def auto(fn, xs):
     if contains_convolution(jaxpr.jaxpr):
         return vmapped()(fn, xs)
     # an evaluation, or an aggregator of the whole stack, sums nothing: then the parameters are what `fn` closes over
-    size = sum(jnp.size(leaf) for leaf in [*jax.tree.leaves(summand), *jaxpr.consts])
+    size = sum(getattr(leaf, "size", 1) for leaf in [*jax.tree.leaves(summand), *jaxpr.consts])
     return scanned(8 if size < 20_000 else 1)(fn, xs)
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from _toys import assert_close, distance, float64, plain_mlp, regression_tasks
+from _toys import assert_close, distance, float64, plain_mlp, regression_tasks, tiny_net
 
 import metalearn as ml
 from metalearn.core import Batch
@@ -22,7 +22,7 @@ def _float64():
 
 
 def _model():
-    return plain_mlp(3, 1)
+    return tiny_net()
 
 
 def _moved(task_fn, aggregator, optimizer, tasks, init=None):
@@ -71,7 +71,7 @@ def test_the_reptile_learner_of_a_stateless_optimizer_is_plain_fit():
 
 
 def test_one_step_of_reptile_is_the_gradient_of_joint_training_times_the_rate():
-    tasks, params = regression_tasks(KEY, 4), jax.jit(_model().init)(KEY, jnp.zeros((1, 2)))
+    tasks, params = regression_tasks(KEY, 4), _model().init(KEY, jnp.zeros((1, 2)))
     one_step = _direction(ml.difference(_client(0.1, 1).adapt), params, tasks)
     joint = _direction(ml.gradient(ml.supervised(_model(), squared_error)), params, tasks)
     assert_close(one_step, jax.tree.map(lambda g: 0.1 * g, joint), rtol=1e-9)
@@ -83,7 +83,7 @@ def test_fedavg_of_one_full_batch_step_is_fedsgd():
     loss = ml.supervised(_model(), squared_error)
     assert_close(fedavg, _moved(ml.gradient(loss), ml.weighted_mean(), optax.sgd(0.1), tasks))
     # … which is descent on the mean over everybody's real examples
-    params = jax.jit(_model().init)(jax.random.key(0), jnp.zeros((1, 2)))
+    params = _model().init(jax.random.key(0), jnp.zeros((1, 2)))
     real = np.asarray(tasks.support.mask) > 0
     pooled = Batch(tasks.support.x[real], tasks.support.y[real])
     shared, _ = ml.weighted_mean().update(
@@ -117,7 +117,7 @@ def test_meta_sgd_of_a_constant_rate_is_maml(first_order):
 
 
 def test_anil_of_every_layer_is_maml():
-    tasks, params = regression_tasks(KEY, 3), jax.jit(_model().init)(KEY, jnp.zeros((1, 2)))
+    tasks, params = regression_tasks(KEY, 3), _model().init(KEY, jnp.zeros((1, 2)))
     options = (_model(), squared_error, optax.sgd(0.1), 2)
     anil = _direction(ml.episodic(ml.meta.anil(*options, head="."), squared_error), params, tasks)
     assert_close(anil, _direction(ml.episodic(ml.meta.maml(*options), squared_error), params, tasks))
@@ -125,7 +125,7 @@ def test_anil_of_every_layer_is_maml():
 
 @pytest.mark.parametrize(("rate", "steps"), [(0.0, 2), (0.1, 0)])
 def test_maml_that_does_not_move_is_joint_training_on_queries(rate, steps):
-    tasks, params = regression_tasks(KEY, 3), jax.jit(_model().init)(KEY, jnp.zeros((1, 2)))
+    tasks, params = regression_tasks(KEY, 3), _model().init(KEY, jnp.zeros((1, 2)))
     maml = ml.meta.maml(_model(), squared_error, optax.sgd(rate), steps)
     joint = ml.gradient(ml.supervised(_model(), squared_error))
     swapped = tasks._replace(support=tasks.query)
@@ -134,7 +134,7 @@ def test_maml_that_does_not_move_is_joint_training_on_queries(rate, steps):
 
 
 def test_a_multi_step_loss_of_the_last_step_alone_is_maml():
-    tasks, params = regression_tasks(KEY, 3), jax.jit(_model().init)(KEY, jnp.zeros((1, 2)))
+    tasks, params = regression_tasks(KEY, 3), _model().init(KEY, jnp.zeros((1, 2)))
     maml = ml.meta.maml(_model(), squared_error, optax.sgd(0.1), 3, trajectory=True)
     multi = ml.episodic(maml, squared_error, step_weights=jnp.array([0.0, 0.0, 1.0]))
     plain = _direction(ml.episodic(maml, squared_error), params, tasks)
