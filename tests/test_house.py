@@ -56,7 +56,7 @@ def test_the_example_of_the_readme_runs():
     assert len(example.strip().splitlines()) <= 10
     assert "70_000" in example
     names = {}
-    exec(example.replace("70_000", "300, progress=False"), names)
+    exec(example.replace("70_000", "120, progress=False, log_every=40"), names)
     losses = ml.column(names["history"], "train/loss")[1]
     assert losses[-1] < losses[0]
 

@@ -56,6 +56,7 @@ def environment(config: Any, key: jax.Array) -> dict[str, Any]:
         "python": platform.python_version(),
         **{package: _version(package) for package in PACKAGES},
         "platform": platform.system(),
+        "processor": _processor(),
         "device": device.device_kind,
         "devices": jax.device_count(),
         "cpus": os.cpu_count(),
@@ -134,6 +135,14 @@ def _read(path: Path) -> Any:
 
 def _write(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=2) + "\n")
+
+
+def _processor() -> str | None:
+    try:
+        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    except OSError:
+        return platform.processor() or None
+    return names[0].partition(":")[2].strip() if names else None
 
 
 def _version(package: str) -> str | None:

@@ -218,6 +218,7 @@ def test_examples_have_global_labels_and_are_uniform_over_images():
     np.testing.assert_allclose(np.bincount(task.support.y, minlength=12) / 6000, 1 / 12, atol=0.02)
 
 
+@pytest.mark.slow  # where programs are optimised, and not in the middle of others that compile
 def test_a_batch_of_tasks_takes_little_time():
     images = ClassImages(np.zeros((1100, 20, 28, 28), np.uint8))
     sample = batched(few_shot(images, num_ways=5, num_support=1, num_query=1, rotations=True), 32)
@@ -228,4 +229,4 @@ def test_a_batch_of_tasks_takes_little_time():
         start = time.perf_counter()
         jax.block_until_ready(step(sample, key))
         times.append(time.perf_counter() - start)
-    assert min(times) < 0.005  # 1.1 ms on two idle cores; sorting would take 50
+    assert min(times) < 0.02  # 1.1 ms on two idle cores; sorting would take 50
