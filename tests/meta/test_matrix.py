@@ -148,7 +148,8 @@ def _finetune(model, criterion):
 
 METHODS = {
     "maml": _episodic(lambda m, c: ml.meta.maml(m, c, optax.sgd(0.05), 2)),
-    "fomaml": _episodic(lambda m, c: ml.meta.maml(m, c, optax.sgd(0.05), 2, first_order=True)),
+    # a smaller rate: first-order steps do not see the curvature, which may grow until the inner loop diverges
+    "fomaml": _episodic(lambda m, c: ml.meta.maml(m, c, optax.sgd(0.01), 2, first_order=True)),
     "anil": _episodic(lambda m, c: ml.meta.anil(m, c, optax.sgd(0.05), 2)),
     "meta_sgd": _episodic(lambda m, c: ml.meta.meta_sgd(m, c, rate=0.05)),
     "reptile": _reptile,
@@ -190,38 +191,36 @@ def test_cell(method, adapter, net, kind):
     tasks, criterion = _tasks("conv4" if net == "conv4" else "mlp", kind), CRITERIA[kind]
     model = MODELS[adapter](net, WAYS if kind == "classification" else 1)
     learner, task_fn = METHODS[method](model, criterion)
-    algorithm = ml.over_tasks(
-        learner.init, task_fn, ml.mean(), optax.adam(0.02) if method != "reptile" else optax.sgd(0.5)
-    )
+    optimizer = optax.sgd(0.5) if method == "reptile" else optax.adam(0.02)
+    algorithm = ml.over_tasks(learner.init, task_fn, ml.mean(), optimizer, mapping=ml.vmapped())
 
     @jax.jit
-    def run(key):
+    def train(key):
         def step(state, key):
             state, metrics = algorithm.step(state, tasks, key)
             return state, (metrics["loss"], state.params)
 
         start = algorithm.init(key, tasks)
         end, (losses, path) = jax.lax.scan(step, start, jax.random.split(key, STEPS))
-        evaluate = ml.evaluate(learner, criterion)
-        before, after = (evaluate(s.params, tasks, key)["loss"].mean() for s in (start, end))
-        return start.params, jax.tree.map(lambda a: a[0], path), end.params, losses, before, after
+        return start.params, jax.tree.map(lambda a: a[0], path), end.params, losses
 
     if (method, kind) == ("protonet", "regression"):
         with pytest.raises(InputError, match="cannot be used for regression"):
-            run(KEY)
+            train(KEY)
         return
-    start, one, end, losses, before, after = run(KEY)
-    assert all(jnp.isfinite(v).all() for v in jax.tree.leaves((end, losses, before, after)))
-    if method == "scratch":
+    start, one, end, losses = train(KEY)
+    assert all(jnp.isfinite(v).all() for v in jax.tree.leaves((end, losses)))
+    if method == "scratch":  # nothing is shared: the support set alone has to teach
         assert start == () and end == ()
-        loss = jax.jit(lambda key: learner.adapt((), jax.tree.map(lambda a: a[0], tasks.support), key).metrics["loss"])(
-            KEY
-        )
+        support = jax.tree.map(lambda a: a[0], tasks.support)
+        loss = jax.jit(learner.adapt)((), support, KEY).metrics["loss"]
         assert float(loss[-1]) < float(loss[0])
         return
     changed = [float(jnp.abs(a - b).max()) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(start), strict=True)]
     assert max(changed) > 1e-4
-    assert float(after) < 0.9 * float(before)
+    evaluate = jax.jit(ml.evaluate(learner, criterion, mapping=ml.vmapped()))
+    before, after = (float(evaluate(params, tasks, KEY)["loss"].mean()) for params in (start, end))
+    assert after < 0.9 * before
 
 
 def test_every_cell_is_here_and_each_method_has_a_fast_one():
