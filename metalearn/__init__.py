@@ -29,6 +29,7 @@ from metalearn.nets import from_linen, from_nnx
 # many tasks: what each proposes, how proposals become one, how they are mapped
 from metalearn.aggregate import mean, stacked, summed, weighted_mean
 from metalearn.mapping import auto, scanned, sharded, vmapped
+from metalearn.placement import spread_seeds, spread_state
 from metalearn.outer import State, difference, episodic, evaluate, gradient, over_clients, over_tasks
 
 # a whole run, on the host
@@ -43,5 +44,5 @@ __all__ = [
     *("Statistic", "Task", "Update", "fit", "gradient_learner", "supervised", "cross_entropy", "squared_error"),
     *("interval", "paired", "from_linen", "from_nnx", "mean", "weighted_mean", "stacked", "summed", "auto", "scanned"),
     *("sharded", "vmapped", "difference", "episodic", "evaluate", "gradient", "over_clients", "over_tasks", "restore"),
-    *("column", "run", "aggregate", "data", "meta", "metrics", "nets", "penalty"),
+    *("column", "run", "spread_seeds", "spread_state", "aggregate", "data", "meta", "metrics", "nets", "penalty"),
 ]

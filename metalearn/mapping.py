@@ -1,10 +1,11 @@
 """How a function is mapped over tasks and devices.
 
-A mapping is `(fn, xs) -> (sum over k of fn(x_k)[0], stack over k of fn(x_k)[1])`. It knows nothing of tasks or
-aggregators, and the numbers are the same whichever is used.
+A mapping is `(fn, shared, xs) -> (sum over k of fn(shared, x_k)[0], stack over k of fn(shared, x_k)[1])`. It knows
+nothing of tasks or aggregators, and the numbers are the same whichever is used. What all calls share is an argument,
+because what a function merely closes over cannot follow it onto a mesh.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from jax.sharding import Mesh, PartitionSpec
 from metalearn.core import InputError
 from metalearn.tree import num_rows
 
-Mapping = Callable[[Callable[[Any], tuple[Any, Any]], Any], tuple[Any, Any]]
+Mapping = Callable[[Callable[[Any, Any], tuple[Any, Any]], Any, Any], tuple[Any, Any]]
 
 
 def _total(stacked: Any) -> Any:
@@ -24,8 +25,8 @@ def _total(stacked: Any) -> Any:
 def vmapped() -> Mapping:
     """All tasks at once: the fastest where memory allows, on a GPU or TPU."""
 
-    def mapping(fn, xs):
-        summands, stack = jax.vmap(fn)(xs)
+    def mapping(fn, shared, xs):
+        summands, stack = jax.vmap(fn, in_axes=(None, 0))(shared, xs)
         return _total(summands), stack
 
     return mapping
@@ -39,7 +40,7 @@ def scanned(chunk: int = 1) -> Mapping:
     if chunk < 1:
         raise InputError(f"chunk must be at least 1, got {chunk}")
 
-    def mapping(fn, xs):
+    def mapping(fn, shared, xs):
         count = num_rows(xs)
         full, rest = divmod(count, min(chunk, count))
         size = min(chunk, count)
@@ -47,8 +48,8 @@ def scanned(chunk: int = 1) -> Mapping:
 
         def several(part):
             if size > 1:
-                return at_once(fn, part)
-            summand, stack = fn(jax.tree.map(lambda a: a[0], part))
+                return at_once(fn, shared, part)
+            summand, stack = fn(shared, jax.tree.map(lambda a: a[0], part))
             return summand, jax.tree.map(lambda a: jnp.asarray(a)[None], stack)
 
         main = jax.tree.map(lambda a: a[: full * size].reshape((full, size) + a.shape[1:]), xs)
@@ -63,7 +64,7 @@ def scanned(chunk: int = 1) -> Mapping:
         total, stack = jax.lax.scan(body, zero, main)
         stack = jax.tree.map(lambda a: a.reshape((full * size,) + a.shape[2:]), stack)
         if rest:
-            last_total, last_stack = at_once(fn, jax.tree.map(lambda a: a[full * size :], xs))
+            last_total, last_stack = at_once(fn, shared, jax.tree.map(lambda a: a[full * size :], xs))
             total = jax.tree.map(jnp.add, total, last_total)
             stack = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), stack, last_stack)
         return total, stack
@@ -77,67 +78,75 @@ def sharded(mesh: Mesh, axis: str | None = None, inner: Mapping | None = None) -
     Uneven numbers of tasks are padded with copies that count for nothing. Only sums cross devices, and the stacked
     part stays where it was computed until somebody asks for it.
     """
-    axis = axis or mesh.axis_names[0]
-    if axis not in mesh.axis_names:
-        raise InputError(f"axis={axis!r} is not an axis of the mesh, which has {', '.join(mesh.axis_names)}")
+    mesh, axis = along(mesh, axis)
     inner = inner or auto
     size = mesh.shape[axis]
 
-    def mapping(fn, xs):
+    def mapping(fn, shared, xs):
         count = num_rows(xs)
         padding = -count % size
         padded = jax.tree.map(lambda a: jnp.concatenate([a, jnp.repeat(a[-1:], padding, 0)]) if padding else a, xs)
         present = jnp.arange(count + padding) < count
 
-        def guarded(pair):
+        def guarded(shared, pair):
             x, real = pair
-            summand, stack = fn(x)
+            summand, stack = fn(shared, x)
             return jax.tree.map(lambda a: jnp.where(real, a, jnp.zeros_like(a)), summand), stack
 
-        def local(part):
-            total, stack = inner(guarded if padding else lambda pair: fn(pair[0]), part)
+        def local(shared, part):
+            total, stack = inner(guarded if padding else lambda shared, pair: fn(shared, pair[0]), shared, part)
             return jax.lax.psum(total, axis), stack
 
         # check_vma=True would sum gradients taken inside over the axis once more, without a word
         spread = jax.shard_map(
             local,
             mesh=mesh,
-            in_specs=PartitionSpec(axis),
+            in_specs=(PartitionSpec(), PartitionSpec(axis)),
             out_specs=(PartitionSpec(), PartitionSpec(axis)),
             check_vma=False,
         )
-        total, stack = spread((padded, present))
+        total, stack = spread(shared, (padded, present))
         return total, jax.tree.map(lambda a: a[:count], stack)
 
     return mapping
 
 
-def auto(fn, xs):
+def along(mesh: Mesh, axis: str | None) -> tuple[Mesh, str]:
+    """The mesh and the name of one of its axes, the first unless given; `InputError` where there is no such axis."""
+    axis = axis or mesh.axis_names[0]
+    if axis not in mesh.axis_names:
+        raise InputError(f"axis={axis!r} is not an axis of the mesh, which has {', '.join(mesh.axis_names)}")
+    # `jax.make_mesh` makes axes whose shardings are part of every array's type, which other inputs do not have
+    return Mesh(mesh.devices, mesh.axis_names), axis
+
+
+def auto(fn, shared, xs):
     """The mapping that measurements favour on this backend.
 
-    CPU: one task after another for networks, eight at a time for models of fewer than 20,000 numbers; but a model
-    with XLA's own convolution is vmapped, because that is slow inside any loop on a CPU. GPU and TPU: all at once.
+    CPU: one task after another for networks, eight at a time where what they share is fewer than 20,000 numbers; but
+    a model with XLA's own convolution is vmapped, because that is slow inside any loop on a CPU. GPU and TPU: all at
+    once.
     """
     if jax.default_backend() != "cpu":
-        return vmapped()(fn, xs)
+        return vmapped()(fn, shared, xs)
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
-    jaxpr, (summand, _) = jax.make_jaxpr(fn, return_shape=True)(one)
-    if contains_convolution(jaxpr.jaxpr):
-        return vmapped()(fn, xs)
-    # an evaluation, or an aggregator of the whole stack, sums nothing: then the parameters are what `fn` closes over
-    size = sum(getattr(leaf, "size", 1) for leaf in [*jax.tree.leaves(summand), *jaxpr.consts])
-    return scanned(8 if size < 20_000 else 1)(fn, xs)
+    if contains_convolution(jax.make_jaxpr(fn)(shared, one).jaxpr):
+        return vmapped()(fn, shared, xs)
+    size = sum(getattr(leaf, "size", 1) for leaf in jax.tree.leaves(shared))
+    return scanned(8 if size < 20_000 else 1)(fn, shared, xs)
 
 
 def contains_convolution(jaxpr: Any) -> bool:
     """Whether XLA's convolution occurs anywhere in a jaxpr, inner ones included."""
+    return any(equation.primitive.name == "conv_general_dilated" for equation in equations(jaxpr))
 
-    def inner(value):
-        if isinstance(value, tuple | list):
-            return any(map(inner, value))
-        value = getattr(value, "jaxpr", value)
-        return hasattr(value, "eqns") and contains_convolution(value)
 
-    return any(
-        eqn.primitive.name == "conv_general_dilated" or any(map(inner, eqn.params.values())) for eqn in jaxpr.eqns
-    )
+def equations(value: Any) -> Iterator[Any]:
+    """All equations of a jaxpr, those of inner jaxprs included."""
+    if isinstance(value, tuple | list):
+        for one in value:
+            yield from equations(one)
+        return
+    for equation in getattr(getattr(value, "jaxpr", value), "eqns", ()):
+        yield equation
+        yield from equations(tuple(equation.params.values()))

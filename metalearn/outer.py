@@ -149,7 +149,8 @@ def over_clients(
         client_key, each_key, finish_key = jax.random.split(key, 3)
         trained, rest = partition(shared)
 
-        def one(inputs):
+        def one(common, inputs):
+            shared, aggregator_state, client_key, each_key = common
             task, row, task_id = inputs
             update, row = client_fn(shared, row, task, jax.random.fold_in(client_key, task_id))
             present = update.weight > 0
@@ -163,7 +164,9 @@ def over_clients(
                 None,
             )
 
-        (total, seen), ((weights, losses, metrics, rows), directions) = mapping(one, (batch, rows, ids))
+        (total, seen), ((weights, losses, metrics, rows), directions) = mapping(
+            one, (shared, aggregator_state, client_key, each_key), (batch, rows, ids)
+        )
         if aggregator.each is None:
             direction, aggregator_state = aggregator.update(
                 directions, aggregator_state, trained, weights=weights, losses=losses, key=finish_key
@@ -232,7 +235,8 @@ def evaluate(
             loss, metrics = criterion(learner.predict(state, task.query.x), task.query)
             return {"loss": loss, **metrics}
 
-        def one(inputs):
+        def one(common, inputs):
+            params, key = common
             task, task_id = inputs
             state = learner.adapt(params, task.support, jax.random.fold_in(key, task_id))
             if at is None and getattr(state, "trajectory", None) is None:
@@ -244,7 +248,7 @@ def evaluate(
                 path = jax.tree.map(lambda a: a[jnp.asarray(at)], path)
             return (), jax.lax.map(lambda p: measure(state._replace(params=p, trajectory=None), task), path)
 
-        return mapping(one, (tasks, ids))[1]
+        return mapping(one, (params, key), (tasks, ids))[1]
 
     return evaluate_tasks
 

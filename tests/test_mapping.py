@@ -1,5 +1,7 @@
 """The same numbers, whatever the mapping; each against a plain loop."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,19 +26,16 @@ _MAPPINGS = {
     "sharded": lambda: sharded(_mesh()),
     "sharded, scanned(1)": lambda: sharded(_mesh(), "tasks", scanned(1)),
     "sharded over one of two axes": lambda: sharded(_mesh(("other", "tasks"), (2, 4)), "tasks", vmapped()),
+    "sharded over jax.make_mesh": lambda: sharded(jax.make_mesh((8,), ("tasks",))),
     "auto": lambda: auto,
 }
 
 
-def _fn(scale):
+def _fn(scale, inputs):
     """Sums and stacks of several shapes and types, with a gradient taken inside."""
-
-    def fn(inputs):
-        gradient = jax.grad(lambda s: jnp.sum(jnp.sin(s * inputs["x"])))(scale)
-        summand = {"gradient": gradient, "x": inputs["x"], "one": jnp.ones((), jnp.int32), "nothing": None}
-        return summand, (jnp.cos(inputs["x"]), inputs["i"], jnp.sum(inputs["x"]))
-
-    return fn
+    gradient = jax.grad(lambda s: jnp.sum(jnp.sin(s * inputs["x"])))(scale)
+    summand = {"gradient": gradient, "x": inputs["x"], "one": jnp.ones((), jnp.int32), "nothing": None}
+    return summand, (jnp.cos(inputs["x"]), inputs["i"], jnp.sum(inputs["x"]))
 
 
 @pytest.mark.parametrize("count", [1, 8, 11])
@@ -44,8 +43,7 @@ def _fn(scale):
 def test_every_mapping_equals_a_loop(name, count):
     with float64():
         xs = {"x": jax.random.normal(jax.random.key(0), (count, 3)), "i": jnp.arange(count, dtype=jnp.int32) + 5}
-        # jitted, with the closed-over value traced, as an outer loop uses it
-        total, stack = jax.jit(lambda s, xs: _MAPPINGS[name]()(_fn(s), xs))(jnp.array(0.7), xs)
+        total, stack = jax.jit(functools.partial(_MAPPINGS[name](), _fn))(jnp.array(0.7), xs)
         x = np.asarray(xs["x"])
         np.testing.assert_allclose(total["gradient"], (x * np.cos(0.7 * x)).sum(), rtol=1e-12)
         np.testing.assert_allclose(total["x"], x.sum(0), rtol=1e-12, atol=1e-14)
@@ -57,7 +55,7 @@ def test_garbage_in_the_padding_of_a_mesh_does_not_reach_the_sum():
     """Eight devices, nine tasks, the last of which gives infinity: seven copies of it are padding."""
     xs = jnp.r_[jnp.ones(8), 0.0]
     total, stack = jax.jit(
-        lambda xs: sharded(_mesh())(lambda x: ({"n": 1.0, "v": jnp.where(x > 0, x, 3.0)}, 1 / x), xs)
+        lambda xs: sharded(_mesh())(lambda _, x: ({"n": 1.0, "v": jnp.where(x > 0, x, 3.0)}, 1 / x), (), xs)
     )(xs)
     assert_close(total, {"n": 9.0, "v": 11.0})
     np.testing.assert_array_equal(stack, np.r_[np.ones(8), np.inf])
@@ -75,7 +73,7 @@ def test_an_axis_must_be_one_of_the_mesh():
 
 def test_tasks_must_agree_in_number():
     with pytest.raises(InputError, match="same leading dimension, got 2, 3"):
-        scanned(1)(lambda x: (x[0], x[1]), (jnp.zeros(2), jnp.zeros(3)))
+        scanned(1)(lambda _, x: (x[0], x[1]), (), (jnp.zeros(2), jnp.zeros(3)))
 
 
 def _convolve(x):
@@ -102,22 +100,10 @@ def _loop_lengths(fn, *args):
 
 
 def test_auto_on_a_cpu_goes_by_size_and_vmaps_a_convolution():
-    def lengths(fn, shape):
-        return _loop_lengths(lambda xs: auto(fn, xs), jnp.ones((16, *shape)))
+    def lengths(fn, size, *shape):
+        return _loop_lengths(lambda shared, xs: auto(fn, shared, xs), jnp.ones(size), jnp.ones((16, *shape)))
 
-    assert lengths(lambda x: (x, ()), (20_000,)) == [16]
-    assert lengths(lambda x: (x, ()), (100,)) == [2]
-    assert lengths(lambda x: (_convolve(x), ()), (1, 1, 200, 200)) == []
-
-
-def test_auto_knows_the_size_of_a_model_that_is_only_closed_over():
-    """As an evaluation does, and an aggregator of the whole stack."""
-
-    def lengths(size):
-        def run(params, xs):
-            return auto(lambda x: ((), jnp.sum(params) * x), xs)
-
-        return _loop_lengths(run, jnp.ones(size), jnp.ones(16))
-
-    assert lengths(20_000) == [16]
-    assert lengths(100) == [2]
+    assert lengths(lambda shared, x: (shared * x, ()), 20_000) == [16]
+    assert lengths(lambda shared, x: (shared * x, ()), 100) == [2]
+    assert lengths(lambda shared, x: ((), shared.sum() * x), 20_000) == [16]  # an evaluation sums nothing
+    assert lengths(lambda shared, x: (_convolve(x), ()), 20_000, 1, 1, 4, 4) == []

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metalearn.core import Algorithm, InputError, Key, Metrics
-from metalearn.host import checkpoint, interrupts, logs, provenance
+from metalearn.host import checkpoint, interrupts, logs, processes, provenance
 from metalearn.host.progress import shown
 from metalearn.host.steps import programs
 
@@ -84,6 +84,7 @@ def run(
         steps, losses = column(history, "train/loss")
     """
     every = None if every is None else _count("every", every)
+    progress = progress and processes.leads()
     num_steps, log_every, keep = _count("num_steps", num_steps), _count("log_every", log_every), _count("keep", keep)
     checkpoint_every = _count("checkpoint_every", checkpoint_every or every or 10 * log_every)
     _check_key(key)
@@ -93,18 +94,18 @@ def run(
     step, state = 0, None
     history: list[logs.Record] = []
     if folder is not None:
-        provenance.make_folder(folder)
         step, state, history = _earlier(folder, compiled.like, config, key, free)
         if step > num_steps:
             raise InputError(f"num_steps: is {num_steps}, and {folder} is at step {step} already; choose another.")
         if step == num_steps:
             return state, history
         if step:
-            provenance.again(folder, config, key, step)
+            if processes.leads():
+                provenance.again(folder, config, key, step)
             if progress:
                 _say(f"resuming from step {step} ({folder})")
     state = compiled.init(key) if state is None else state
-    finite = _finite(state) if folder is not None else []
+    finite = _finite(processes.on_host(state)) if folder is not None else []
     periods = [period for period in (log_every, every, checkpoint_every) if period]
     began = time.perf_counter() - max((line["time"] for line in history if "time" in line), default=0.0)
 
@@ -135,13 +136,14 @@ def run(
                 history.append(line)
                 kept.write(line)
             show(step, newest)
-            signal = interrupted()
+            signal = processes.agreed(interrupted())
             if folder is not None and (step % checkpoint_every == 0 or step == num_steps or signal):
-                if bad := _bad_state(state, finite, step):
+                copied = processes.on_host(state)
+                if bad := _bad_state(copied, finite, step):
                     raise kept.spoiled(bad)
-                kept.save(step, state, score(result))
+                kept.save(step, copied, score(result))
         kept.wait()
-        signal = interrupted()
+        signal = processes.agreed(interrupted())
     if signal:
         _say(f"interrupted and saved at step {step} of {num_steps}; the same command goes on from there ({folder}).")
         interrupts.leave(signal)
@@ -164,6 +166,9 @@ def _kept(folder: str | Path | None, step: int, keep: int, tensorboard: bool) ->
     if folder is None:
         yield _Kept()
         return
+    if not processes.leads():
+        yield _Kept(spoiled=lambda bad: NonFiniteLoss(f"{bad}; process 0 says what was kept in {folder}."))
+        return
     with contextlib.ExitStack() as stack:
         log = logs.open_log(folder, step, tensorboard=tensorboard)
         stack.callback(log.close)
@@ -184,17 +189,38 @@ def _kept(folder: str | Path | None, step: int, keep: int, tensorboard: bool) ->
 
 
 def _earlier(
-    folder: str | Path, like: Any, config: Any, key: Key, free: Sequence[str]
+    folder: str | Path, like: Callable[[], Any], config: Any, key: Key, free: Sequence[str]
 ) -> tuple[int, Any, list[logs.Record]]:
     """What the folder holds of this run: step, state and history. Lines after that step are removed."""
-    log = Path(folder) / "log.jsonl"
-    if not checkpoint.steps(folder):
-        provenance.begin(folder, config, key)
-        return 0, None, logs.resume(log, 0)
-    provenance.check(folder, config, key, free=free)
-    state, step = checkpoint.restore(folder, like, warn=lambda sentence: _say(f"warning: {sentence}"))
-    checkpoint.set_aside(folder, step)
-    return step, state, logs.resume(log, step)
+
+    def read():
+        provenance.make_folder(folder)
+        log = Path(folder) / "log.jsonl"
+        if not checkpoint.steps(folder):
+            provenance.begin(folder, config, key)
+            return (0, logs.resume(log, 0)), None
+        provenance.check(folder, config, key, free=free)
+        warn = lambda sentence: _say(f"warning: {sentence}")  # noqa: E731
+        state, step = checkpoint.restore(folder, jax.tree.map(_like_on_host, like()), warn=warn)
+        checkpoint.set_aside(folder, step)
+        return (step, logs.resume(log, step)), state
+
+    (step, history), state = processes.from_lead(read, like)
+    return step, state if state is None else jax.tree.map(_put, state, like()), history
+
+
+def _like_on_host(shape: Any) -> Any:
+    """What asks `restore` for a NumPy array, without the memory of one."""
+    extended = jnp.issubdtype(shape.dtype, jax.dtypes.extended)
+    return shape if extended else np.broadcast_to(np.zeros((), shape.dtype), shape.shape)
+
+
+def _put(value: Any, shape: Any) -> Any:
+    """A copy on the devices: on CPU these could otherwise share the buffer that NumPy owns, and donating it would
+    free it twice."""
+    if isinstance(value, jax.Array):  # a key
+        return value
+    return jnp.array(value) if shape.sharding is None else jax.device_put(jnp.array(value), shape.sharding)
 
 
 def _say(sentence: str) -> None:

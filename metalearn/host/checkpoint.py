@@ -64,13 +64,16 @@ def saver(folder: str | Path, *, keep: int = 3) -> Saver:
     import orbax.checkpoint as ocp
 
     policies = ocp.checkpoint_managers
+    _path(folder).mkdir(parents=True, exist_ok=True)
     scores = {step: score for step in steps(folder) if (score := _score(_path(folder, step))) is not None}
     manager = ocp.CheckpointManager(
         _path(folder).absolute(),
         options=ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), _Best(scores)]),
+            create=False,
             cleanup_tmp_directories=True,
             lightweight_initialize=True,  # reads no metadata, which could be damaged
+            **_alone(),
         ),
     )
 
@@ -142,6 +145,20 @@ def set_aside(folder: str | Path, after: int) -> None:
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(exist_ok=True)
         _path(folder, step).rename(target)
+
+
+def _alone() -> dict[str, Any]:
+    """Keeps Orbax from waiting for processes that do not save: one process has gathered the whole state."""
+    import orbax.checkpoint as ocp
+
+    if jax.process_count() == 1:
+        return {}
+    own = jax.process_index()
+    return {
+        "multiprocessing_options": ocp.options.MultiprocessingOptions(
+            primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
+        )
+    }
 
 
 def _path(folder: str | Path, step: int | None = None) -> Path:
@@ -238,7 +255,7 @@ def _read_bytes(path: Path) -> np.ndarray:
 
     as_numpy = ocp.args.PyTreeRestore({"bytes": 0}, restore_args={"bytes": ocp.RestoreArgs(restore_type=np.ndarray)})
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(**_alone()), **_alone()) as reader:
             return np.asarray(reader.restore((path / "state").absolute(), args=as_numpy)["bytes"])
     except Exception as error:  # whatever a damaged file makes Orbax or TensorStore raise
         raise Damaged("its files are missing or damaged") from error

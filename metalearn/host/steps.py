@@ -5,6 +5,7 @@ the step. `fold_in(key, INIT)` makes the initial state in the same two halves, a
 every evaluation, so that all of them see the same tasks. Nothing depends on how the steps are cut into chunks.
 """
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from metalearn.core import Algorithm, Key, Metrics
-from metalearn.mapping import contains_convolution
+from metalearn.mapping import contains_convolution, equations
 
 INIT = 2**32 - 1
 EVALUATE = 2**32 - 2
@@ -24,7 +26,7 @@ EVALUATE = 2**32 - 2
 class Programs(NamedTuple):
     """The compiled parts of a run; all metrics are reduced to one number a seed."""
 
-    like: Any  # the state's shapes
+    like: Callable[[], Any]  # the state's shapes, and where on a mesh its leaves live
     evaluated: tuple[str, ...]  # the names of the evaluation's metrics
     init: Callable[[Key], Any]
     advance: Callable[[Any, Key, int, int], tuple[Any, dict[str, np.ndarray]]]
@@ -55,13 +57,26 @@ def programs(algorithm: Algorithm, sample: Any, evaluate: Any, key: Key, longest
         return _summary(evaluate(state, jax.random.fold_in(key, np.uint32(EVALUATE))))
 
     if key.ndim:
-        init, one = jax.vmap(init, in_axes=(None, 0)), jax.vmap(one, in_axes=(None, 0, 0, None))
-        validation = jax.vmap(validation)
+        # keys that are spread over a mesh axis take what is computed with them along
+        axes = getattr(key.sharding, "spec", None) or (None,)
+        over = functools.partial(jax.vmap, spmd_axis_name=axes[0])
+        init, one = over(init, in_axes=(None, 0)), over(one, in_axes=(None, 0, 0, None))
+        validation = over(validation)
     # `one` is traced once: the two uses below share the jaxpr that jit remembers.
     init, one, validation = jax.jit(init), jax.jit(one), jax.jit(validation)
-    like = jax.eval_shape(init, passed, key)
-    jaxpr, (_, shapes) = jax.make_jaxpr(one, return_shape=True)(passed, like, key, jax.ShapeDtypeStruct((), jnp.int32))
-    evaluated = tuple(jax.eval_shape(validation, like, key)) if evaluate is not None else ()
+    shapes_of_state = jax.eval_shape(init, passed, key)
+    example = (passed, shapes_of_state, key, jax.ShapeDtypeStruct((), jnp.int32))
+    jaxpr, (_, shapes) = jax.make_jaxpr(one, return_shape=True)(*example)
+    evaluated = tuple(jax.eval_shape(validation, shapes_of_state, key)) if evaluate is not None else ()
+
+    @functools.cache
+    def like():
+        def placed(shape, sharding):
+            on_mesh = isinstance(sharding, NamedSharding)
+            sharding = sharding if on_mesh else NamedSharding(mesh, PartitionSpec()) if mesh is not None else None
+            return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+
+        return jax.tree.map(placed, shapes_of_state, jax.jit(init).lower(passed, key).compile().output_shardings)
 
     def buffer():
         return {name: jnp.zeros((longest, *shape.shape), shape.dtype) for name, shape in shapes.items()}
@@ -91,7 +106,19 @@ def programs(algorithm: Algorithm, sample: Any, evaluate: Any, key: Key, longest
             _wait(metrics)
         return state, {name: np.asarray(values)[:count] for name, values in metrics.items()}
 
-    return Programs(like, evaluated, lambda key: init(passed, key), advance, validation)
+    mesh = next((e.params["mesh"] for e in equations(jaxpr.jaxpr) if e.primitive.name == "shard_map"), None)
+
+    def everywhere(leaf):
+        # where a step spreads its work over a mesh, its state comes back on all devices; it must begin there,
+        # or the second chunk would be another program
+        if mesh is None or isinstance(leaf.sharding, NamedSharding):
+            return leaf
+        return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec()))
+
+    def begin(key):
+        return jax.tree.map(everywhere, init(passed, key))
+
+    return Programs(like, evaluated, begin, advance, validation)
 
 
 def _strong(tree: Any) -> Any:

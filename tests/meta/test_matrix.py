@@ -1,6 +1,7 @@
-"""Every learner with every kind of model: one step changes the parameters, and twenty lower the loss of one problem.
+"""Every learner with every kind of model: one step changes the parameters, and thirty lower the loss of one problem.
 
-A cell that cannot be is checked to say so. A thin diagonal is fast; the rest is slow.
+Networks this small may start dead or end in a steep place, so a cell goes by the median of five seeds. A cell that
+cannot be is checked to say so. A thin diagonal is fast; the rest is slow.
 """
 
 import functools
@@ -18,8 +19,11 @@ from metalearn.core import Batch, InputError, Model, Task
 from metalearn.metrics import cross_entropy, squared_error
 from metalearn.nets import MLP, Conv4, conv
 
-WAYS, SHOTS, TASKS, STEPS = 2, 3, 2, 20
+WAYS, SHOTS, TASKS, STEPS = 2, 3, 2, 30
 KEY = jax.random.key(11)
+# 144 programs, each run for milliseconds: their compilation is all that takes time
+QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+jit = functools.partial(jax.jit, compiler_options=QUICKLY)
 
 
 # --- models --------------------------------------------------------------------------------------------------------
@@ -29,7 +33,7 @@ def _linen(net, outputs):
     return ml.from_linen(
         {
             "mlp": lambda: MLP([6, outputs]),
-            "conv4": lambda: Conv4(outputs, features=3, norm="layer"),
+            "conv4": lambda: Conv4(outputs, features=8, norm="layer"),
             "dropout": lambda: MLP([8, outputs], dropout=0.2),
         }[net]()
     )
@@ -48,9 +52,9 @@ class _NnxMlp(nnx.Module):
 
 class _NnxConv4(nnx.Module):
     def __init__(self, outputs, rngs):
-        for i, channels in enumerate((1, 3, 3, 3)):
-            setattr(self, f"conv_{i}", nnx.Conv(channels, 3, (3, 3), strides=2, rngs=rngs))
-        self.head = nnx.Linear(3, outputs, rngs=rngs)
+        for i, channels in enumerate((1, 8, 8, 8)):
+            setattr(self, f"conv_{i}", nnx.Conv(channels, 8, (3, 3), strides=2, rngs=rngs))
+        self.head = nnx.Linear(8, outputs, rngs=rngs)
 
     def __call__(self, x):
         for i in range(4):
@@ -73,8 +77,8 @@ def _plain(net, outputs):
             return jax.random.normal(key, shape) * np.sqrt(2 / np.prod(shape[:-1]))
 
         if net == "conv4":
-            body = [draw(k, 3, 3, c, 3) for k, c in zip(keys[:4], (1, 3, 3, 3), strict=True)]
-            return {"body": body, "head": draw(keys[4], 3, outputs)}
+            body = [draw(k, 3, 3, c, 8) for k, c in zip(keys[:4], (1, 8, 8, 8), strict=True)]
+            return {"body": body, "head": draw(keys[4], 8, outputs)}
         return {"body": draw(keys[0], x[0].size, 8), "head": draw(keys[4], 8, outputs)}
 
     def apply(params, x, key=None):
@@ -97,7 +101,7 @@ MODELS = {"linen": _linen, "nnx": _nnx, "plain": _plain}
 
 
 def _examples(net, count, key=KEY):
-    return jax.random.normal(key, (count, 16, 16, 1) if net == "conv4" else (count, 5))
+    return jax.random.normal(key, (count, 8, 8, 1) if net == "conv4" else (count, 5))
 
 
 def _problem(net, kind):
@@ -142,7 +146,7 @@ def _reptile(model, criterion):
 
 
 def _finetune(model, criterion):
-    learner = ml.meta.finetune(model, criterion, optax.sgd(0.05), 3)
+    learner = ml.meta.finetune(model, criterion, optax.sgd(0.02), 3)
     return Method(learner, ml.gradient(ml.supervised(model, criterion)))
 
 
@@ -191,10 +195,10 @@ def test_cell(method, adapter, net, kind):
     tasks, criterion = _tasks("conv4" if net == "conv4" else "mlp", kind), CRITERIA[kind]
     model = MODELS[adapter](net, WAYS if kind == "classification" else 1)
     learner, task_fn = METHODS[method](model, criterion)
-    optimizer = optax.sgd(0.5) if method == "reptile" else optax.adam(0.02)
+    optimizer = optax.sgd(0.5) if method == "reptile" else optax.adam(0.01)
     algorithm = ml.over_tasks(learner.init, task_fn, ml.mean(), optimizer, mapping=ml.vmapped())
 
-    @jax.jit
+    @jit
     def train(key):
         def step(state, key):
             state, metrics = algorithm.step(state, tasks, key)
@@ -208,19 +212,23 @@ def test_cell(method, adapter, net, kind):
         with pytest.raises(InputError, match="cannot be used for regression"):
             train(KEY)
         return
-    start, one, end, losses = train(KEY)
-    assert all(jnp.isfinite(v).all() for v in jax.tree.leaves((end, losses)))
     if method == "scratch":  # nothing is shared: the support set alone has to teach
+        start, _, end, _ = train(KEY)
         assert start == () and end == ()
         support = jax.tree.map(lambda a: a[0], tasks.support)
-        loss = jax.jit(learner.adapt)((), support, KEY).metrics["loss"]
+        loss = jit(learner.adapt)((), support, KEY).metrics["loss"]
         assert float(loss[-1]) < float(loss[0])
         return
-    changed = [float(jnp.abs(a - b).max()) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(start), strict=True)]
-    assert max(changed) > 1e-4
-    evaluate = jax.jit(ml.evaluate(learner, criterion, mapping=ml.vmapped()))
-    before, after = (float(evaluate(params, tasks, KEY)["loss"].mean()) for params in (start, end))
-    assert after < 0.9 * before
+    evaluate = jit(ml.evaluate(learner, criterion, mapping=ml.vmapped()))
+    ratios = []
+    for key in jax.random.split(KEY, 5):
+        start, one, end, losses = train(key)
+        assert all(jnp.isfinite(v).all() for v in jax.tree.leaves((end, losses)))
+        leaves = zip(jax.tree.leaves(one), jax.tree.leaves(start), strict=True)
+        assert max(float(jnp.abs(a - b).max()) for a, b in leaves) > 1e-4
+        before, after = (float(evaluate(params, tasks, key)["loss"].mean()) for params in (start, end))
+        ratios.append(after / before)
+    assert np.median(ratios) < 0.9, ratios
 
 
 def test_every_cell_is_here_and_each_method_has_a_fast_one():

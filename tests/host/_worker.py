@@ -1,0 +1,46 @@
+"""One process of several: `python _worker.py PROCESS PROCESSES PORT DEVICES FOLDER STEPS`; prints the final state."""
+
+import os
+import sys
+
+SIZE = 2048  # large enough for the state to be cut in pieces, so that no process holds all of it
+
+
+def main(process, processes, port, devices, folder, steps):
+    os.environ |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    import optax
+
+    if processes > 1:
+        jax.distributed.initialize(f"localhost:{port}", processes, process)
+    import metalearn as ml
+    from metalearn.host.processes import on_host
+
+    def task(key):  # a quadratic: the distance to a target of its own
+        return ml.Task(ml.Batch(jax.random.normal(key, (3, SIZE))))
+
+    def loss(params, batch, key):
+        value = jnp.mean((params["w"] - batch.x) ** 2)
+        return value, ml.Aux({"distance": value})
+
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("tasks",))
+    algorithm = ml.over_tasks(
+        lambda key, task: {"w": jnp.zeros(task.support.x.shape[-1])},
+        ml.gradient(loss),
+        ml.mean(),
+        optax.adam(0.1),
+        mapping=ml.sharded(mesh),
+    )
+    state, history = ml.run(
+        ml.spread_state(algorithm, mesh), ml.data.batched(task, 6), steps,
+        key=jax.random.key(0), folder=folder, log_every=2, checkpoint_every=4, tensorboard=False,
+    )  # fmt: skip
+    assert state.params["w"].addressable_shards[0].data.shape == (SIZE // len(jax.devices()),)
+    w = np.asarray(on_host(state).params["w"], np.float64)
+    print(len(history), history[-1]["train/loss"], w.sum(), np.abs(w).sum())
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:5]), sys.argv[5], int(sys.argv[6]))

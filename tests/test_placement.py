@@ -1,0 +1,106 @@
+"""What is kept may lie anywhere on a mesh; the numbers are those of one device."""
+
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from _toys import assert_close
+from jax.sharding import Mesh
+
+import metalearn as ml
+from metalearn.host.steps import programs
+
+KEY = jax.random.key(0)
+
+
+def _mesh(**axes):
+    return Mesh(np.array(jax.devices()).reshape(tuple(axes.values())), tuple(axes))
+
+
+def _algorithm(mapping, inner=None, aggregator=None):
+    model = ml.from_linen(ml.nets.MLP([16, 1]))
+    learner = ml.meta.reptile(model, ml.squared_error, inner or optax.adam(0.01), 2)
+    return ml.over_tasks(
+        learner.init, ml.difference(learner.adapt), aggregator or ml.mean(), optax.adam(0.1), mapping=mapping
+    )
+
+
+TASKS = ml.data.batched(ml.data.sinusoid(num_support=5, num_query=5), 6)
+
+
+def _run(algorithm, keys):
+    state, history = ml.run(algorithm, TASKS, 6, key=keys, log_every=2, progress=False)
+    return state, ml.column(history, "train/loss")[1]
+
+
+@pytest.mark.parametrize("mesh", [_mesh(seeds=2, tasks=4), jax.make_mesh((2, 4), ("seeds", "tasks"))])
+def test_seeds_along_one_axis_and_tasks_along_the_other(mesh):
+    keys = jax.vmap(jax.random.key)(jnp.arange(4))
+    expected = _run(_algorithm(ml.vmapped()), keys)
+    state, losses = _run(_algorithm(ml.sharded(mesh, "tasks")), ml.spread_seeds(keys, mesh, "seeds"))
+    kernel = jax.tree.leaves(state.params)[1]
+    assert kernel.addressable_shards[0].data.shape == (2, *kernel.shape[1:])  # two of four seeds on a device
+    assert_close((state.params, losses), (expected[0].params, expected[1]), rtol=1e-4, atol=1e-5)
+
+
+def test_seeds_must_fill_the_axis():
+    keys = jax.vmap(jax.random.key)(jnp.arange(3))
+    with pytest.raises(ml.InputError, match=r"shape \(3,\); expected \[S\] with S a multiple of the 8 devices"):
+        ml.spread_seeds(keys, _mesh(seeds=8))
+
+
+@pytest.mark.parametrize("mapping", ["vmapped", "sharded"])
+def test_a_state_in_pieces(mapping):
+    mesh = _mesh(tasks=8)
+    built = _algorithm({"vmapped": ml.vmapped, "sharded": lambda: ml.sharded(mesh)}[mapping]())
+    expected = _run(_algorithm(ml.vmapped()), KEY)
+    state, losses = _run(ml.spread_state(built, mesh, least=16), KEY)
+    shapes = {leaf.shape: leaf.addressable_shards[0].data.shape for leaf in jax.tree.leaves(state)}
+    assert shapes == {(1, 16): (1, 2), (16,): (2,), (16, 1): (2, 1), (1,): (1,), (): ()}
+    assert_close((state.params, losses), (expected[0].params, expected[1]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_state_in_pieces_goes_on_where_it_stopped(tmp_path):
+    mesh = _mesh(tasks=8)
+    algorithm = ml.spread_state(_algorithm(ml.sharded(mesh)), mesh, least=16)
+    expected, _ = _run(algorithm, KEY)
+    for steps in (2, 6):
+        state, _ = ml.run(algorithm, TASKS, steps, key=KEY, log_every=2, progress=False, folder=tmp_path / "run")
+    pieces = [[a.addressable_shards[0].data.shape for a in jax.tree.leaves(tree)] for tree in (state, expected)]
+    assert pieces[0] == pieces[1]
+    assert_close(state, expected, rtol=0, atol=0)
+
+
+def test_a_step_over_a_mesh_is_compiled_once():
+    """Its state begins where it comes back."""
+    compiled = programs(_algorithm(ml.sharded(_mesh(tasks=8))), TASKS, None, KEY, 2)
+    state = compiled.init(KEY)
+    before = [leaf.sharding for leaf in jax.tree.leaves(state)]
+    state, _ = compiled.advance(state, KEY, 0, 2)
+    assert before == [leaf.sharding for leaf in jax.tree.leaves(state)]
+
+
+def _median(updates, state, params=None, *, weights=None, losses=None, key=None):
+    return jax.tree.map(lambda u: jnp.median(u, 0), updates), state
+
+
+def _moved(aggregator):
+    """How many numbers each collective of a step over eight devices brings to a device."""
+    algorithm = _algorithm(ml.sharded(_mesh(tasks=8)), optax.sgd(0.1), aggregator)
+    tasks = ml.data.batched(ml.data.sinusoid(num_support=5, num_query=5), 16)(KEY)
+    state = algorithm.init(KEY, tasks)
+    program = jax.jit(algorithm.step).lower(state, tasks, KEY).compile().as_text()
+    collectives = re.findall(r"= (.*?) (?:all-gather|all-reduce|all-to-all|collective-permute)(?:-start)?\(", program)
+    shapes = [shape for line in collectives for shape in re.findall(r"f32\[([\d,]*)\]", line)]
+    return [math.prod(map(int, filter(None, shape.split(",")))) for shape in shapes]
+
+
+def test_a_sum_moves_one_update_between_devices_and_a_median_several():
+    model = 16 + 16 + 16 + 1
+    moved = _moved(ml.mean())
+    assert max(moved) == 16 and sum(moved) < model + 10  # the scalars are losses and counts
+    assert sum(_moved(ml.stacked(_median))) > 2 * model
