@@ -1,7 +1,9 @@
 """Command lines over frozen dataclasses, and errors in one sentence. Imports no JAX, so `--help` answers at once."""
 
+import os
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -16,6 +18,7 @@ def launch(presets: Mapping[str, tuple[str, Any]], work: Callable[[Any], None], 
     if arguments and not arguments[0].startswith("-") and arguments[0] not in presets:
         fail(f"there is no preset {arguments[0]!r}; {nearest(arguments[0], presets)}")
     work_settings = tyro.extras.overridable_config_cli(dict(presets), description=description)
+    _prepare_jax(getattr(work_settings, "devices", 1))
     from metalearn.core import InputError
 
     try:
@@ -24,6 +27,20 @@ def launch(presets: Mapping[str, tuple[str, Any]], work: Callable[[Any], None], 
         fail(str(error))
     except FloatingPointError as error:  # a loss that is not finite: the run has said where and what was kept
         fail(str(error), 3)
+
+
+def _prepare_jax(devices: int) -> None:
+    """Keeps compiled programs in the user's cache or $JAX_COMPILATION_CACHE_DIR, so that a second start compiles
+    nothing, and makes a CPU as many devices as are asked for."""
+    import jax
+
+    if not jax.config.jax_compilation_cache_dir:
+        cache = Path(os.environ.get("METALEARN_CACHE", Path.home() / ".cache" / "metalearn"))
+        jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    if devices > 1:
+        jax.config.update("jax_num_cpu_devices", devices)
 
 
 def nearest(name: str, known) -> str:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 import metalearn as ml
 from experiments.command_line import nearest
@@ -91,7 +92,9 @@ def task_fn_of(s: Any, problem: Problem, learner: Learner) -> TaskFn:
 def algorithm_of(s: Any, problem: Problem) -> Algorithm:
     """The outer loop that settings describe."""
     learner = learner_of(s, problem, s.ways, s.inner_steps, batch_size=s.inner_batch)
-    return ml.over_tasks(learner.init, task_fn_of(s, problem, learner), ml.mean(), _outer_optimizer(s))
+    mapping = ml.auto if s.devices == 1 else ml.sharded(Mesh(np.array(jax.devices()[: s.devices]), ("tasks",)))
+    task_fn = task_fn_of(s, problem, learner)
+    return ml.over_tasks(learner.init, task_fn, ml.mean(), _outer_optimizer(s), mapping=mapping)
 
 
 def train(s: Any, problem: Problem) -> list[Params]:
@@ -118,7 +121,7 @@ def train(s: Any, problem: Problem) -> list[Params]:
     best = {"accuracy": "accuracy"}.get(problem.metric, "loss")
     ml.run(
         algorithm, sample, s.steps, key=keys, evaluate=evaluate, every=s.validate_every, log_every=s.log_every,
-        folder=s.folder, config=s, free=("folder", "test_ways", "test_queries", "test_tasks"), best=best,
+        folder=s.folder, config=s, free=("folder", "devices", "test_ways", "test_queries", "test_tasks"), best=best,
     )  # fmt: skip
     return best_params(s, problem)
 
@@ -211,6 +214,8 @@ def check_settings(s: Any) -> None:
         raise InputError("seeds and test_steps each need at least one value, and steps are not negative.")
     if s.validation_tasks < 1 or s.test_tasks < 2:
         raise InputError("validation_tasks must be at least 1, and test_tasks at least 2 for an interval.")
+    if not 1 <= s.devices <= jax.device_count():
+        raise InputError(f"devices must be between 1 and the {jax.device_count()} there are, but is {s.devices}.")
 
 
 def title(method: str) -> str:

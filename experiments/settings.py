@@ -56,5 +56,7 @@ class FewShot:
     validate_every: int = 10_000
     validation_tasks: int = 200
     log_every: int = 500
+    devices: int = 1
+    """Devices among which the tasks of a training step are spread; several on a CPU are its cores."""
     folder: str = "runs/few-shot"
     """Where everything of the run goes."""

@@ -1,5 +1,7 @@
 """What a tired user types: one clear sentence, a non-zero exit, no traceback."""
 
+import os
+import subprocess
 import sys
 
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ import pytest
 
 import metalearn as ml
 from experiments import command_line, omniglot, sinusoid
+from metalearn.host import logs
 
 SINUSOID, OMNIGLOT = sinusoid, omniglot
 
@@ -14,6 +17,7 @@ SINUSOID, OMNIGLOT = sinusoid, omniglot
 def attempt(monkeypatch, capsys, experiment, *arguments):
     """Exit code and standard error of `python -m experiments.… arguments`."""
     monkeypatch.setattr(sys, "argv", ["experiment", *arguments])
+    monkeypatch.setattr(command_line, "_prepare_jax", lambda devices: None)  # this process goes on with other tests
     with pytest.raises(SystemExit) as stopped:
         command_line.launch(experiment.PRESETS, experiment.main, experiment.__doc__)
     return stopped.value.code, capsys.readouterr().err
@@ -49,6 +53,8 @@ SMALL = ("--steps", "4", "--log-every", "2", "--test-tasks", "2", "--validation-
         (SINUSOID, ["demo", "--shots", "0"], "num_support"),
         (SINUSOID, ["demo", "--test-tasks", "1"], "test_tasks"),
         (SINUSOID, ["demo", "--steps", "0"], "num_steps"),
+        (SINUSOID, ["demo", "--devices", "0"], "devices must be between 1 and the 8 there are, but is 0"),
+        (SINUSOID, ["demo", "--devices", "9"], "devices must be between 1 and the 8 there are, but is 9"),
         (SINUSOID, ["demo", "--folder", "/proc/nowhere"], "cannot be written"),
         (OMNIGLOT, ["maml-5way-2shot"], "did you mean 'maml-5way-5shot'"),
         (OMNIGLOT, ["compare-maml", "--split", "papers"], "split"),
@@ -125,3 +131,30 @@ def needs_omniglot():
         ml.data.omniglot()
     except ml.InputError as error:
         pytest.skip(str(error))
+
+
+COUNTED = """
+import collections, runpy, sys
+import jax.monitoring
+seen = collections.Counter()
+jax.monitoring.register_event_listener(lambda name, **_: seen.update([name.rpartition("/")[2]]))
+runpy.run_module("experiments.sinusoid", run_name="__main__")
+print("hits", seen["cache_hits"], "misses", seen["cache_misses"])
+"""
+
+
+@pytest.mark.slow
+def test_a_second_start_compiles_nothing(tmp_path):
+    def start(folder):
+        arguments = ["demo", *SMALL, "--beside", "--folder", str(tmp_path / folder)]
+        environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
+        ran = subprocess.run(
+            [sys.executable, "-c", COUNTED, *arguments], env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert ran.returncode == 0, ran.stderr
+        _, hits, _, misses = ran.stdout.split()[-4:]
+        return int(hits), int(misses), [line["train/loss"] for line in logs.read(tmp_path / folder / "log.jsonl")[:1]]
+
+    _, cold, losses = start("one")
+    hits, misses, again = start("two")
+    assert cold > 20 and misses == 0 and hits >= cold and losses == again
