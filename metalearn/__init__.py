@@ -27,7 +27,7 @@ from metalearn.metrics import cross_entropy, interval, paired, squared_error
 from metalearn.nets import from_linen, from_nnx
 
 # many tasks: what each proposes, how proposals become one, how they are mapped
-from metalearn.aggregate import mean, stacked, summed, weighted_mean
+from metalearn.aggregate import mean, parts, stacked, summed, total, weighted_mean
 from metalearn.mapping import auto, scanned, sharded, vmapped
 from metalearn.placement import spread_seeds, spread_state
 from metalearn.outer import State, difference, episodic, evaluate, gradient, over_clients, over_tasks
@@ -36,13 +36,38 @@ from metalearn.outer import State, difference, episodic, evaluate, gradient, ove
 from metalearn.host import column, restore, run
 
 # the folders
-from metalearn import aggregate, data, meta, metrics, nets, penalty  # isort: skip
+from metalearn import aggregate, data, federated, meta, metrics, nets, penalty  # isort: skip
 
 __version__ = "0.1.0"
 __all__ = [
     *("Aggregator", "Algorithm", "Aux", "Batch", "Fitted", "InputError", "Learner", "Model", "Penalty", "State"),
     *("Statistic", "Task", "Update", "fit", "gradient_learner", "supervised", "cross_entropy", "squared_error"),
-    *("interval", "paired", "from_linen", "from_nnx", "mean", "weighted_mean", "stacked", "summed", "auto", "scanned"),
+    *(
+        "interval",
+        "paired",
+        "from_linen",
+        "from_nnx",
+        "mean",
+        "weighted_mean",
+        "parts",
+        "total",
+        "stacked",
+        "summed",
+        "auto",
+        "scanned",
+    ),
     *("sharded", "vmapped", "difference", "episodic", "evaluate", "gradient", "over_clients", "over_tasks", "restore"),
-    *("column", "run", "spread_seeds", "spread_state", "aggregate", "data", "meta", "metrics", "nets", "penalty"),
+    *(
+        "column",
+        "run",
+        "spread_seeds",
+        "spread_state",
+        "aggregate",
+        "data",
+        "federated",
+        "meta",
+        "metrics",
+        "nets",
+        "penalty",
+    ),
 ]

@@ -226,10 +226,13 @@ def evaluate(
 
     Where the learner keeps its trajectory they are `[K, T + 1]`, after 0…T inner steps, or `[K, len(at)]` after the
     steps that `at` names. Nothing is averaged, so that methods compared on the same tasks can be compared in pairs.
+
+    With a fourth argument, the `table` of `over_clients`, each task is learned from `(params, its row)`.
     """
 
-    def evaluate_tasks(params: Params, tasks: Task, key: Key) -> Metrics:
+    def evaluate_tasks(params: Params, tasks: Task, key: Key, table: Any = None) -> Metrics:
         ids = jnp.arange(num_rows(tasks)) if tasks.id is None else tasks.id
+        rows = jax.tree.map(lambda a: a[ids], table)
 
         def measure(state, task):
             loss, metrics = criterion(learner.predict(state, task.query.x), task.query)
@@ -237,8 +240,9 @@ def evaluate(
 
         def one(common, inputs):
             params, key = common
-            task, task_id = inputs
-            state = learner.adapt(params, task.support, jax.random.fold_in(key, task_id))
+            task, row, task_id = inputs
+            start = params if table is None else (params, row)
+            state = learner.adapt(start, task.support, jax.random.fold_in(key, task_id))
             if at is None and getattr(state, "trajectory", None) is None:
                 return (), measure(state, task)
             path = along(state)
@@ -248,7 +252,7 @@ def evaluate(
                 path = jax.tree.map(lambda a: a[jnp.asarray(at)], path)
             return (), jax.lax.map(lambda p: measure(state._replace(params=p, trajectory=None), task), path)
 
-        return mapping(one, (params, key), (tasks, ids))[1]
+        return mapping(one, (params, key), (tasks, rows, ids))[1]
 
     return evaluate_tasks
 

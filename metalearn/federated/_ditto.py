@@ -1,0 +1,49 @@
+"""Ditto: a personal model near the global one (Li, Hu, Beirami, Smith 2021, arXiv 2012.04221)."""
+
+from typing import Any
+
+import jax
+import optax
+
+from metalearn.aggregate import weighted_mean
+from metalearn.core import Criterion, Model
+from metalearn.federated.client import Federated, using
+from metalearn.inner import fit, supervised
+from metalearn.mapping import Mapping, auto
+from metalearn.outer import difference, over_clients
+from metalearn.penalty import proximal
+
+
+def ditto(
+    model: Model,
+    criterion: Criterion,
+    optimizer: optax.GradientTransformation,
+    *,
+    strength: float | jax.Array,
+    num_clients: int,
+    personal: optax.GradientTransformation | None = None,
+    server: optax.GradientTransformation | None = None,
+    mapping: Mapping = auto,
+    **options: Any,
+) -> Federated:
+    """FedAvg, and beside it every client trains v_k on F_k(v) + (λ / 2) ‖v - w‖², with λ = `strength`.
+
+    v_k is the client's row of the table; w is the global model of the round's beginning. The global model is that of
+    FedAvg, whatever λ. `personal` is the optimizer of v_k, by default `optimizer`.
+    """
+    loss = supervised(model, criterion)
+    train = difference(fit(loss, optimizer, **options))
+    own = fit(loss, personal or optimizer, penalty=proximal(strength), **options)
+
+    def init(key, task):
+        params = model.init(key, task.support.x)
+        return params, params
+
+    def client(shared, row, task, key):
+        shared_key, own_key = jax.random.split(key)
+        anchor = proximal(strength).init(shared)
+        return train(shared, task, shared_key), own(row, task.support, own_key, penalty_state=anchor).params
+
+    server = optax.sgd(1.0) if server is None else server
+    algorithm = over_clients(init, client, weighted_mean(), server, num_clients=num_clients, mapping=mapping)
+    return Federated(*algorithm, using(model, lambda shared, row, support, key: row))

@@ -1,0 +1,106 @@
+"""Mime and MimeLite: clients follow the server's optimizer (Karimireddy, Jaggi, Kale, Mohri, Reddi, Stich, Suresh 2020,
+arXiv 2008.03606)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metalearn.aggregate import mean, parts
+from metalearn.core import Criterion, Model, Penalty
+from metalearn.federated.client import Federated, moved, proposal, shared_params, using, zeros
+from metalearn.inner import fit, supervised
+from metalearn.mapping import Mapping, auto
+from metalearn.outer import gradient, over_tasks
+from metalearn.tree import merge, partition
+
+
+def mime(
+    model: Model,
+    criterion: Criterion,
+    optimizer: optax.GradientTransformation,
+    *,
+    lite: bool = False,
+    server_rate: float | jax.Array = 1.0,
+    mapping: Mapping = auto,
+    **options: Any,
+) -> Federated:
+    """Every local step applies the server's optimizer with its state s held fixed; s moves once a round.
+
+    y_i ← x, then y_i ← y_i - U(g, s) with g = ∇F_i(y_i; ζ) - ∇F_i(x; ζ) + c for Mime and g = ∇F_i(y_i; ζ) for MimeLite;
+    c = mean_S ∇F_i(x);  s ← V(c, s);  x ← mean_S y_i. Of a round's two exchanges, c comes first.
+
+    Args:
+      optimizer: (U, V), any Optax transformation with a state, such as `optax.sgd(0.1, momentum=0.9)`. Deviation: Optax
+        couples U and V, so a local step also sees its own gradient's part in the moment, (β s + g) for momentum.
+      lite: MimeLite; c is then used for s alone.
+      server_rate: 1 takes the mean of y_i; the paper's.
+    """
+    loss = supervised(model, criterion)
+    penalty = None if lite else _correction(loss)
+    learn = fit(loss, _held(optimizer), penalty=penalty, **options)
+    full = gradient(loss)
+
+    def init(key, task):
+        params = model.init(key, task.support.x)
+        return {"params": params, "moments": optimizer.init(partition(params)[0]), "gradient": zeros(params)}
+
+    def ask(shared, task, key):
+        update = full(shared["params"], task, key)
+        return update._replace(direction={"gradient": update.direction}, statistics=None)
+
+    def keep(direction, shared):
+        change = jax.tree.map(jnp.subtract, direction["gradient"], shared["gradient"])
+        return jax.tree.map(jnp.zeros_like, shared) | {"gradient": change}
+
+    def client(shared, task, key):
+        params = shared["params"]
+        state = None if lite else (params, shared["gradient"])
+        fitted = learn(params, task.support, key, penalty_state=state, opt_state=shared["moments"])
+        carried = shared | {"params": fitted.params}
+        return proposal({"params": moved(params, fitted.params)}, task.support, fitted, carried)
+
+    def server(direction, shared):
+        _, moments = optimizer.update(shared["gradient"], shared["moments"], shared["params"])
+        return jax.tree.map(jnp.zeros_like, shared) | {
+            "params": jax.tree.map(lambda d: -server_rate * d, direction["params"]),
+            "moments": jax.tree.map(jnp.subtract, moments, shared["moments"]),
+        }
+
+    first = over_tasks(init, ask, parts({"gradient": mean()}), optax.stateless(keep), mapping=mapping)
+    second = over_tasks(init, client, parts({"params": mean()}), optax.stateless(server), mapping=mapping)
+
+    def start(key, batch):
+        # the two rounds have the same parts but for their aggregators, which keep nothing
+        return first.init(key, batch)
+
+    def step(state, batch, key):
+        asked, _ = first.step(state, batch, jax.random.fold_in(key, 0))
+        done, metrics = second.step(asked._replace(aggregator_state={"params": ()}), batch, jax.random.fold_in(key, 1))
+        return done._replace(aggregator_state=state.aggregator_state), metrics
+
+    return Federated(start, step, using(model, shared_params))
+
+
+def _held(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same updates, with a state that never changes."""
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def update(gradients, state, params=None, **extra):
+        return optimizer.update(gradients, state, params, **extra)[0], state
+
+    return optax.GradientTransformationExtraArgs(optimizer.init, update)
+
+
+def _correction(loss) -> Penalty:
+    """⟨c - ∇F(x; ζ), y⟩ on the minibatch ζ of the step; its state is (x, c)."""
+
+    def value(params, state, batch, key):
+        anchor, mean_gradient = state
+        trained, rest = partition(anchor)
+        here = jax.grad(lambda t: loss(merge(t, rest), batch, key)[0])(trained)
+        pull = jax.lax.stop_gradient(jax.tree.map(jnp.subtract, mean_gradient, here))
+        return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, partition(params)[0], pull)))
+
+    return Penalty(lambda params: (params, zeros(params)), value)

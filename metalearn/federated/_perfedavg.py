@@ -1,0 +1,26 @@
+"""Per-FedAvg: an initialisation that every client adapts (Fallah, Mokhtari, Ozdaglar 2020, arXiv 2002.07948)."""
+
+import optax
+
+from metalearn.aggregate import weighted_mean
+from metalearn.core import Criterion, Learner
+from metalearn.federated.client import Federated
+from metalearn.mapping import Mapping, auto
+from metalearn.outer import episodic, over_tasks
+
+
+def perfedavg(
+    client: Learner,
+    criterion: Criterion,
+    server: optax.GradientTransformation,
+    *,
+    mapping: Mapping = auto,
+) -> Federated:
+    """MAML over clients: the gradient of each client's query loss through its adaptation, averaged by the server.
+
+    `client` is any learner: `gradient_learner(…)`, or with `first_order=True` the paper's first-order variant. Clients
+    need a support and a query set. Deviation: one meta-step a round (the paper's τ = 1).
+    """
+    algorithm = over_tasks(client.init, episodic(client, criterion), weighted_mean(), server, mapping=mapping)
+    learner = client._replace(adapt=lambda start, support, key: client.adapt(start[0], support, key))
+    return Federated(*algorithm, learner)

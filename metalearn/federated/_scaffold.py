@@ -1,0 +1,77 @@
+"""SCAFFOLD: control variates against client drift (Karimireddy, Kale, Mohri, Reddi, Stich, Suresh 2020, arXiv
+1910.06378)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metalearn.aggregate import mean, parts, total
+from metalearn.core import Criterion, InputError, Model
+from metalearn.federated.client import Federated, moved, proposal, shared_params, using, zeros
+from metalearn.inner import fit, supervised
+from metalearn.mapping import Mapping, auto
+from metalearn.outer import gradient, over_clients
+from metalearn.penalty import linear
+
+
+def scaffold(
+    model: Model,
+    criterion: Criterion,
+    rate: float | jax.Array,
+    *,
+    num_clients: int,
+    option: int = 2,
+    server: optax.GradientTransformation | None = None,
+    mapping: Mapping = auto,
+    **options: Any,
+) -> Federated:
+    """Each client corrects its gradients by c - c_i, the difference of the server's control variate and its own.
+
+    y_i ← y_i - η (g_i(y_i) - c_i + c);  x ← x + η_g mean(y_i - x);  c ← c + (|S| / N) mean(c_i⁺ - c_i), with
+    c_i⁺ = ∇F_i(x) (option 1) or c_i - c + (x - y_i) / (K η) (option 2), K being the client's own number of steps.
+    Means are plain ones over the cohort, as in the paper.
+
+    Args:
+      rate: η of the clients' SGD, which option 2 divides by.
+      num_clients: N. A client's control variate is its row of the table, found by `task.id`.
+      server: by default SGD with η_g = 1.
+      options: those of `inner.fit`: `num_epochs` or `num_steps`, `batch_size`, …
+    """
+    if option not in (1, 2):
+        raise InputError(f"option must be 1 or 2, but is {option!r}")
+    learn = fit(supervised(model, criterion), optax.sgd(rate), penalty=linear(), **options)
+    full = gradient(supervised(model, criterion))
+
+    def init(key, task):
+        params = model.init(key, task.support.x)
+        return {"params": params, "control": zeros(params)}, zeros(params)
+
+    def client(shared, own, task, key):
+        params, control = shared["params"], shared["control"]
+        correction = jax.tree.map(jnp.subtract, control, own)
+        fitted = learn(params, task.support, key, penalty_state=correction)
+        change = moved(params, fitted.params)
+        if option == 1:
+            new = full(params, task, key).direction
+        else:
+            scale = 1 / (jnp.maximum(fitted.steps, 1) * rate)
+            new = jax.tree.map(lambda c, d: d * scale - c, correction, change)
+        direction = {"params": change, "control": jax.tree.map(jnp.subtract, own, new)}
+        return proposal(direction, task.support, fitted, {"params": fitted.params, "control": control}), new
+
+    return Federated(
+        *over_clients(
+            init,
+            client,
+            parts({"params": mean(), "control": total(1 / num_clients)}),
+            optax.partition(
+                {"params": server or optax.sgd(1.0), "control": optax.sgd(1.0)},
+                {"params": "params", "control": "control"},
+            ),
+            num_clients=num_clients,
+            mapping=mapping,
+        ),
+        using(model, shared_params),
+    )
