@@ -1,35 +1,45 @@
 """Measures rows side by side with their peers, prints a table and writes JSON.
 
-Peers run in an interpreter of their own (`python3 -m venv peers && peers/bin/pip install torch==2.13.0 numpy`), on the
-same cores, in the same run, in turns; both sides are first checked to compute the same loss and the same gradient.
-Times are of one step: medians, with quartiles; `first` is the first step, compilation included. `ratio` is a peer's
-time over ours. A peer that is missing has a row that says so. Run it on a machine that does nothing else.
+Peers run in an environment of their own, whose interpreter `--peer-python` names:
+
+    python3 -m venv peers && peers/bin/pip install -r benchmarks/peers/requirements.txt
+
+on the same cores, in the same run, in turns; both sides are first checked to compute the same loss and the same
+direction (what the outer optimizer receives). Times are of one step: medians, with quartiles; `first` is the first
+step, compilation included. `ratio` is that line's time over our first line's. The floor is what the matrix products
+alone would take at the speed measured in the same run (or the unavoidable copying, where that takes longer). A peer
+that is missing has a line that says so. Run it on a machine that does nothing else.
 """
 
 import argparse
 import datetime
 import importlib
-import importlib.metadata
 import json
 import os
-import platform
 import sys
 from pathlib import Path
-from typing import Any
 
 from benchmarks.rows import ROWS
 
+RESULTS = Path(__file__).parent / "results"
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns 1 where a peer computed other numbers or failed in every variant, else 0."""
+    """Returns 1 where a peer computed other numbers or failed in every variant, or `--check` found a fall; else 0."""
     parser = argparse.ArgumentParser(
         "python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="+", choices=ROWS, default=ROWS, metavar="ROW", help=f"of {', '.join(ROWS)}")
+    parser.add_argument(
+        "--only", nargs="+", choices=tuple(ROWS), default=tuple(ROWS), metavar="ROW", help=f"of {', '.join(ROWS)}"
+    )
     parser.add_argument("--out", type=Path, help="the JSON file; by default runs/benchmarks/DATE.json")
-    parser.add_argument("--quick", action="store_true", help="small sizes, few rounds and variants: a trial")
+    parser.add_argument("--quick", action="store_true", help="small sizes, few rounds, nothing compiled at the peers")
     parser.add_argument("--rounds", type=int, help="how often each is timed; by default 15, and 3 with --quick")
-    parser.add_argument("--limit", type=float, default=600.0, help="seconds that a peer's first step may take")
+    parser.add_argument("--limit", type=float, default=600.0, help="seconds that a peer may take for one answer")
+    parser.add_argument(
+        "--check", nargs="?", type=Path, const=RESULTS, metavar="FILE",
+        help="compare ratios with those of FILE, by default the newest in benchmarks/results, and fail where one fell",
+    )  # fmt: skip
     parser.add_argument(
         "--peer-python", default=os.environ.get("METALEARN_PEER_PYTHON", sys.executable),
         help="the peers' interpreter; by default $METALEARN_PEER_PYTHON, else this one",
@@ -38,7 +48,16 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.rounds is not None and chosen.rounds < 1:
         parser.error(f"--rounds must be at least 1, but is {chosen.rounds}")
 
+    from benchmarks import regression
+
+    try:
+        earlier = None if chosen.check is None else regression.earlier(chosen.check, chosen.quick)
+    except ValueError as error:
+        parser.error(f"--check: {error}")
+
+    from benchmarks.environment import machine, versions
     from benchmarks.measure import Options
+    from benchmarks.table import row_lines, table
 
     options = Options(chosen.peer_python, chosen.quick, chosen.rounds or (3 if chosen.quick else 15), chosen.limit)
     now = datetime.datetime.now(datetime.UTC)
@@ -47,77 +66,22 @@ def main(arguments: list[str] | None = None) -> int:
         "quick": chosen.quick,
         "machine": machine(),
         "versions": versions(),
+        "rows": {},
     }
-    report["rows"] = {name: importlib.import_module(f"benchmarks.rows.{name}").run(options) for name in chosen.only}
     out = chosen.out or Path("runs/benchmarks") / f"{now:%Y%m%d-%H%M%S}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(report, indent=2) + "\n")
     print(table(report))
-    print(f"written: {out}")
+    for name in chosen.only:
+        report["rows"][name] = importlib.import_module(f"benchmarks.rows.{ROWS[name]}").run(name, options)
+        out.write_text(json.dumps(report, indent=2) + "\n")  # after every row: a long run that is stopped keeps them
+        print(row_lines(name, report["rows"][name]), flush=True)
+    print(f"\nwritten: {out}")
     entries = [entry for row in report["rows"].values() for entry in row["entries"]]
-    return int(any(entry["status"] not in ("ok", "not installed") for entry in entries))
-
-
-def machine() -> dict[str, Any]:
-    """The processor, the cores that this process may use, and how busy the machine was before."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    info = Path("/proc/cpuinfo")
-    models = (
-        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return {
-        "cpu": models[0] if models else platform.processor(),
-        "cores": cores,
-        "system": platform.system(),
-        "load_before": load,
-    }
-
-
-def versions() -> dict[str, str]:
-    """Ours; a peer's are in its entry."""
-    packages = ("metalearn", "jax", "jaxlib", "flax", "optax", "numpy")
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
-
-
-def table(report: dict[str, Any]) -> str:
-    """The report as text."""
-    place = report["machine"]
-    lines = [f"{place['cpu']}, {place['cores']} cores, {report['date']}, jax {report['versions']['jax']}"]
-    if report["quick"]:
-        lines.append("--quick: small sizes, a trial and not a measurement")
-    elif place["load_before"] is not None and place["load_before"] > 0.5:
-        lines.append(f"the machine was busy (load {place['load_before']:.1f}): these times are not to be trusted")
-    for name, row in report["rows"].items():
-        lines += ["", f"{name}  ({', '.join(f'{key} {value:g}' for key, value in row['setting'].items())})"]
-        lines += [f"  {'':<30} {'ms a step':>10} {'(quartiles)':>17} {'ratio':>6} {'first, s':>9} {'error':>8}"]
-        lines += [_line(entry) for entry in row["entries"]]
-    return "\n".join(lines)
-
-
-def _line(entry: dict[str, Any]) -> str:
-    tried = [_tried(one, entry.get("variant")) for one in entry.get("tried", [])]
-    if entry["status"] != "ok":
-        return "\n".join([f"  {entry['who']:<30} {entry['status']}", *tried])
-    low, high = (f"{1e3 * value:.3g}" for value in entry["seconds"]["quartiles"])
-    median = f"{1e3 * entry['seconds']['median']:.4g}"
-    compared = ""
-    if "ratio" in entry:
-        compared = f"{entry['ratio']['median']:.2f}"
-    elif "share" in entry:
-        compared = f"{entry['share']['median']:.2%}"
-    error = f"{entry['gradient_error']:.0e}" if "gradient_error" in entry else ""
-    line = (
-        f"  {entry['who']:<30} {median:>10} {f'({low}–{high})':>17} {compared:>6} {entry['first_s']:>9.2f} {error:>8}"
-    )
-    return "\n".join([line, *tried])
-
-
-def _tried(one: dict[str, Any], kept: str | None) -> str:
-    result = f"{1e3 * one['tuning_s']:.3g} ms" if one["status"] == "ok" else one["status"]
-    return f"      {'kept' if one['variant'] == kept else 'tried'}: {one['variant']}, {result}"
+    wrong = any(entry["status"] not in ("ok", "not installed") for entry in entries)
+    falls = [] if earlier is None else regression.falls(report, earlier)
+    for sentence in falls:
+        print(sentence, file=sys.stderr)
+    return int(wrong or bool(falls))
 
 
 if __name__ == "__main__":

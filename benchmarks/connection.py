@@ -30,11 +30,14 @@ def has_torch(python: str) -> bool:
         return False
 
 
-def connect(python: str, row: str, variant: str, arrays: Path) -> Peer:
-    """Starts `benchmarks.peer` for one variant of one row; what it compiles is kept beside `arrays`, so it is cold."""
+def connect(python: str, module: str, variant: str, arrays: Path) -> Peer:
+    """Starts `benchmarks.peer` for one variant of a module of `benchmarks/peers/`.
+
+    What it compiles is kept beside `arrays`, so it is cold.
+    """
     settings = {"TORCHINDUCTOR_CACHE_DIR": str(arrays.parent / "compiled" / variant), "PYTHONWARNINGS": "ignore"}
     process = subprocess.Popen(
-        [python, "-m", "benchmarks.peer", row, variant, str(arrays)],
+        [python, "-m", "benchmarks.peer", module, variant, str(arrays)],
         cwd=Path(__file__).parent.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         bufsize=0, env={**os.environ, **settings}, start_new_session=True,
     )  # fmt: skip
@@ -62,6 +65,8 @@ def connect(python: str, row: str, variant: str, arrays: Path) -> Peer:
             process.wait()
 
     def close():
+        if requests.closed:
+            return
         requests.close()
         try:
             process.wait(10)

@@ -1,7 +1,33 @@
-"""The rows, one file each: a module with `run(options) -> dict`. A new row is a file here and a name below.
+"""The rows: a module each, or one for several that share a setting, with `run(row, options) -> dict`.
 
-A row that has peers lists their variants in its file and hands over to `measure.side_by_side`; the peers' own code is
-in `benchmarks/peers/`, under the same name, and imports no JAX.
+A new row is a name here and a module that makes contenders (ours first), lists its peers' variants and hands over to
+`comparison.compare`; the peers' own code is in `benchmarks/peers/` and imports no JAX.
 """
 
-ROWS = ("maml_conv4", "omniglot_sampling")
+ROWS = {  # the row: its module
+    "maml_conv4": "maml",
+    "maml_conv4_20way_5steps": "maml",
+    "fomaml_conv4": "maml",
+    "anil_conv4": "maml",
+    "protonet_60way": "protonet",
+    "reptile_conv4": "reptile",
+    "own_conv": "own_conv",
+    "sinusoid_1": "sinusoid",
+    "sinusoid_25": "sinusoid",
+    "sinusoid_1000": "sinusoid",
+    "fedavg_cnn": "fedavg",
+    "fedavg_2nn": "fedavg",
+    "fedavg_logistic": "fedavg",
+    "omniglot_sampling": "omniglot_sampling",
+    "seeds_sinusoid": "seeds",
+    "seeds_conv4": "seeds",
+    "curve_tasks": "curves",
+    "curve_steps": "curves",
+    "curve_steps_remat": "curves",
+    "curve_width": "curves",
+    "run_overhead_sinusoid": "run_overhead",
+    "run_overhead_conv4": "run_overhead",
+    "compile_time": "compile_time",
+    "cold_start": "cold_start",
+    "first_step": "first_step",
+}

@@ -48,12 +48,19 @@ def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
     """The maximum over windows that do not overlap: `[n, H, W, C]` to `[n, H // window, W // window, C]`.
 
     Rows and columns that do not fill a window are dropped. Twice differentiable, and fast inside loops, which
-    `lax.reduce_window` is not; at a tie the derivative is shared equally.
+    `lax.reduce_window` is not; at a tie the first of a window has the derivative.
     """
     n, height, width, channels = x.shape
     height, width = height // window, width // window
-    x = x[:, : height * window, : width * window]
-    return x.reshape(n, height, window, width, window, channels).max((2, 4))
+    x = x[:, : height * window, : width * window].reshape(n, height, window, width, window, channels)
+    # by comparisons: the derivative of `max` asks which entries equal it, and where a compiler computes these twice,
+    # rounded differently, none does
+    for axis in (4, 2):
+        best, *others = (jax.lax.index_in_dim(x, i, axis) for i in range(window))
+        for other in others:
+            best = jnp.where(other > best, other, best)
+        x = best
+    return x.reshape(n, height, width, channels)
 
 
 class Conv(nn.Module):

@@ -1,89 +1,74 @@
+import importlib
 import json
 import os
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
+from benchmarks.comparison import Peers, compare
 from benchmarks.connection import connect, has_torch
-from benchmarks.measure import Contender, Options, alternate, check, relative_error, side_by_side, summary
-from benchmarks.rows import ROWS, maml_conv4
+from benchmarks.contender import contender, first_moment, named
+from benchmarks.local_training import examples, order
+from benchmarks.measure import Contender, Options, check
+from benchmarks.rows import ROWS, maml, omniglot_sampling, sinusoid
 
-TINY = maml_conv4.Size(tasks=2, queries=2, filters=4)
+ROOT = Path(command.__file__).parents[1]
+TINY = maml.Size(tasks=2, queries=2, filters=4)
 PEER = os.environ.get("METALEARN_PEER_PYTHON", sys.executable)
+NOBODY = "/no/such/python"
 
 
 @pytest.fixture(scope="module")
 def second_order():
-    return contender()
+    return made()
 
 
-def contender(**options):
-    algorithm, batch = maml_conv4.algorithm_of(TINY, **options), maml_conv4.tasks(TINY)
-    return maml_conv4.ours(algorithm, algorithm.init(jax.random.key(0), batch), batch)
+def made(**options):
+    algorithm, batch = maml.algorithm_of(TINY, **options), maml.tasks(TINY)
+    return contender(algorithm, algorithm.init(jax.random.key(0), batch), batch, first_moment)
 
 
-def toy(loss=2.0):
-    return Contender("ours", lambda: 0.5, 1.0, loss, {"w": np.array([3.0, 4.0])})
+def toy(name="ours", seconds=0.5, loss=2.0):
+    return Contender(name, lambda repeats: seconds, 1.0, loss, {"w": np.array([3.0, 4.0])})
 
 
-def test_relative_error_is_that_of_all_arrays_together():
-    ours = {"a": np.array([3.0]), "b": np.array([4.0])}
-    assert relative_error(ours, {"a": np.array([3.0]), "b": np.array([4.5])}) == pytest.approx(0.1)
+def test_every_row_has_a_module_that_runs_it():
+    for module in set(ROWS.values()):
+        assert importlib.import_module(f"benchmarks.rows.{module}").run.__doc__, module
 
 
-@pytest.mark.parametrize("theirs", [{}, {"a": np.zeros(2)}, {"a": np.array([np.nan])}])
-def test_what_does_not_fit_is_infinitely_wrong(theirs):
-    assert relative_error({"a": np.ones(1)}, theirs) == float("inf")
-
-
-def test_check_wants_loss_and_gradient_within_the_tolerance():
-    close, far = {"w": np.array([3.0, 4.0001])}, {"w": np.array([3.0, 4.1])}
-    assert check(toy(), 2.0, close)["same"]
-    assert not check(toy(), 2.0, far)["same"]
-    assert not check(toy(), 2.01, close)["same"]
-    assert not check(toy(), float("nan"), close)["same"]
-
-
-def test_an_error_that_is_not_finite_is_none_because_json_has_no_other():
-    assert check(toy(), float("nan"), {}) == {"loss_error": None, "gradient_error": None, "same": False}
-
-
-def test_contenders_take_turns_and_the_warm_up_is_left_out():
-    order, seconds = [], iter(range(100))
-
-    def step(name):
-        return lambda: (order.append(name), float(next(seconds)))[1]
-
-    times = alternate({"a": step("a"), "b": step("b")}, rounds=2, warmup=1)
-    assert order == ["a", "b", "b", "a", "a", "b"]
-    assert times == {"a": [3.0, 4.0], "b": [2.0, 5.0]}
-
-
-def test_summary_has_the_quartiles():
-    assert summary([1.0, 2.0, 3.0, 4.0, 5.0]) == {"median": 3.0, "quartiles": [2.0, 4.0], "rounds": 5}
+def test_peers_and_the_command_line_import_no_jax():
+    for path in (ROOT / "benchmarks" / "peers").glob("*.py"):
+        assert "jax" not in [
+            word for line in path.read_text().splitlines() if "import" in line for word in line.split()
+        ]
+    code = "import sys, benchmarks.__main__, benchmarks.peer; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
 
 
 @pytest.mark.slow
 def test_the_check_tells_first_from_second_order(second_order):
-    first = contender(first_order=True)
-    assert check(second_order, first.loss, first.gradient)["gradient_error"] > 0.01
+    first = made(first_order=True)
+    assert check(second_order, first.loss, first.direction)["direction_error"] > 0.01
     assert first.loss == pytest.approx(second_order.loss, rel=1e-5)
-    assert not check(second_order, first.loss, first.gradient)["same"]
+    assert not check(second_order, first.loss, first.direction)["same"]
 
 
 @pytest.mark.slow
-def test_the_gradient_is_that_of_the_mean_query_loss(second_order):
-    algorithm, batch = maml_conv4.algorithm_of(TINY), maml_conv4.tasks(TINY)
+def test_the_direction_is_the_gradient_of_the_mean_query_loss(second_order):
+    algorithm, batch = maml.algorithm_of(TINY), maml.tasks(TINY)
     state = algorithm.init(jax.random.key(0), batch)
 
     def mean_loss(params):
         def one(task):
             def loss(params, x, y):
-                net = maml_conv4.ml.nets.Conv4(TINY.ways, features=TINY.filters, padding=1, epsilon=TINY.epsilon)
+                net = maml.ml.nets.Conv4(TINY.ways, features=TINY.filters, padding=1, epsilon=TINY.epsilon)
                 chosen = jax.nn.log_softmax(net.apply(params, x)) * jax.nn.one_hot(y, TINY.ways)
                 return -chosen.sum(-1).mean()
 
@@ -94,40 +79,97 @@ def test_the_gradient_is_that_of_the_mean_query_loss(second_order):
         return jax.vmap(one)(batch._replace(id=None)).mean()
 
     loss, gradient = jax.jit(jax.value_and_grad(mean_loss))(state.params)
-    result = check(second_order, float(loss), maml_conv4.named(gradient), tolerance=1e-4)
+    result = check(second_order, float(loss), named(gradient), tolerance=1e-4)
     assert result["same"], result
 
 
-def test_a_missing_peer_is_a_row_that_says_so():
-    row = side_by_side("maml_conv4", toy(), {}, {"a peer": ("loop",)}, Options("/no/such/python", rounds=2))
-    assert row["entries"][0]["seconds"]["median"] == 0.5
-    assert row["entries"][1] == {"who": "a peer", "status": "not installed"}
+def test_an_epoch_of_every_client_is_asked_of_the_library():
+    rows = order(examples(3, 20, (2,), 4), {"num_epochs": 1, "batch_size": 5})
+    assert rows.shape == (3, 4, 5)
+    for client in rows:
+        assert sorted(client.ravel()) == list(range(20))
+    assert (rows[0] != rows[1]).any()
+
+
+@pytest.mark.parametrize("sampler", [omniglot_sampling.one_by_one, omniglot_sampling.all_at_once])
+def test_the_samplers_in_numpy_draw_what_ours_draws(sampler):
+    # every image its own number, so that it can be told which was drawn, and how it was turned
+    numbers = np.zeros((6, 20, 28, 28), np.uint8)
+    numbers[:, :, 0, 0] = 1 + np.arange(120).reshape(6, 20)
+    size = maml.Size(tasks=8, ways=5, shots=2, queries=3)
+    support_x, support_y, query_x, query_y = sampler(numbers, size, np.random.default_rng(0))
+    ours = jax.eval_shape(omniglot_sampling.sample_of(size, quick=True), jax.random.key(0))
+    assert (support_x.shape, query_x.shape) == (ours.support.x.shape, ours.query.x.shape)
+    np.testing.assert_array_equal(support_y, np.tile([0, 0, 1, 1, 2, 2, 3, 3, 4, 4], (8, 1)))
+    np.testing.assert_array_equal(query_y, np.tile(np.repeat(np.arange(5), 3), (8, 1)))
+    drawn = np.concatenate([support_x.reshape(8, 5, 2, 28, 28), query_x.reshape(8, 5, 3, 28, 28)], 2)
+    values = np.rint(drawn.max((3, 4)) * 255).astype(int) - 1  # [K, ways, shots + queries]
+    corner = drawn.reshape(8, 5, 5, -1).argmax(-1)
+    assert (np.diff(np.sort(values, -1), axis=-1) > 0).all()  # no image twice
+    assert (values // 20 == values[..., :1] // 20).all() and (corner == corner[..., :1]).all()  # one class, one turn
+    classes = 784 * (values[..., 0] // 20) + corner[..., 0]
+    assert (np.diff(np.sort(classes, -1), axis=-1) > 0).all()  # no class twice
+    assert set(np.unique(corner)) == {0, 27, 756, 783}  # every turn
+
+
+def test_a_missing_peer_is_an_entry_that_says_so():
+    peers = Peers("episodic", {"a peer": ("loop",)}, {}, {})
+    row = compare([toy(), toy("another", 1.5)], Options(NOBODY, rounds=2), peers)
+    ours, another, peer = row["entries"]
+    assert ours["seconds"]["median"] == 0.5
+    assert another["ratio"]["median"] == 3.0
+    assert peer == {"who": "a peer", "status": "not installed"}
+
+
+def test_a_contender_with_other_numbers_is_not_timed():
+    ours, wrong = compare([toy(), toy("wrong", loss=3.0)], Options(NOBODY, rounds=2))["entries"]
+    assert ours["status"] == "ok"
+    assert wrong["status"] == "other numbers" and "seconds" not in wrong
+
+
+def report_of(tmp_path, monkeypatch, *more):
+    monkeypatch.setattr(sinusoid, "contender", lambda *arguments: toy())
+    out = tmp_path / "new" / "report.json"
+    arguments = ["--quick", "--rounds", "2", "--only", "sinusoid_25", "--peer-python", NOBODY, "--out", str(out)]
+    return command.main([*arguments, *more]), json.loads(out.read_text())
 
 
 def test_json_and_table(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(maml_conv4, "QUICK", TINY)
-    monkeypatch.setattr(maml_conv4, "ours", lambda algorithm, state, batch: toy())
-    out = tmp_path / "new" / "report.json"
-    arguments = ["--quick", "--rounds", "2", "--peer-python", "/no/such/python", "--out", str(out)]
-    assert command.main(arguments) == 0
-    report = json.loads(out.read_text())
-    assert list(report["rows"]) == list(ROWS)
+    code, report = report_of(tmp_path, monkeypatch)
+    assert code == 0
+    assert list(report["rows"]) == ["sinusoid_25"]
     assert report["quick"] is True
     assert report["machine"]["cores"] >= 1
     assert report["versions"]["jax"] == jax.__version__
-    ours, *peers = report["rows"]["maml_conv4"]["entries"]
+    row = report["rows"]["sinusoid_25"]
+    assert row["setting"]["hidden"] == 40
+    ours, *peers = row["entries"]
     assert ours["seconds"]["rounds"] == 2
     assert (ours["seconds"]["median"], ours["first_s"], ours["loss"]) == (0.5, 1.0, 2.0)
-    assert [peer["status"] for peer in peers] == ["not installed"] * len(maml_conv4.PEERS)
-    sampling, step = report["rows"]["omniglot_sampling"]["entries"]
-    assert sampling["share"]["median"] == pytest.approx(sampling["seconds"]["median"] / 0.5)
-    assert step["seconds"]["median"] == 0.5
+    assert ours["times_floor"] == pytest.approx(0.5 / row["floor"]["seconds"])
+    assert [peer["status"] for peer in peers] == ["not installed"] * len(sinusoid.PEERS)
     printed = capsys.readouterr().out
-    assert printed.count("not installed") == len(maml_conv4.PEERS)
+    assert printed.count("not installed") == len(sinusoid.PEERS)
     assert "a trial and not a measurement" in printed
+    assert "times the floor" in printed
 
 
-@pytest.mark.parametrize("arguments", [["--only", "nothing"], ["--rounds", "0"]])
+def test_the_guard_fails_where_a_ratio_fell(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        sinusoid, "run", lambda row, options: {"setting": {}} | compare([toy(), toy("twin", 0.6)], options)
+    )
+    code, report = report_of(tmp_path, monkeypatch)
+    assert code == 0
+    before = tmp_path / "before.json"
+    before.write_text(json.dumps(report))
+    assert report_of(tmp_path, monkeypatch, "--check", str(before))[0] == 0
+    report["rows"]["sinusoid_25"]["entries"][1]["ratio"]["median"] = 4.0
+    before.write_text(json.dumps(report))
+    assert report_of(tmp_path, monkeypatch, "--check", str(before))[0] == 1
+    assert capsys.readouterr().err == "sinusoid_25: the ratio of 'twin' fell from 4 to 1.2, by more than 30%.\n"
+
+
+@pytest.mark.parametrize("arguments", [["--only", "nothing"], ["--rounds", "0"], ["--check", "/no/such/file"]])
 def test_a_wrong_argument_ends_with_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         command.main(arguments)
@@ -136,15 +178,17 @@ def test_a_wrong_argument_ends_with_code_2(arguments, capsys):
 
 
 def test_a_peer_that_fails_answers_with_the_reason(tmp_path):
-    np.savez(tmp_path / "arrays.npz", a=np.zeros(1))
-    peer = connect(sys.executable, "no_such_row", "loop", tmp_path / "arrays.npz")
-    answer = peer.ask({"do": "prepare", "to": str(tmp_path / "gradient.npz")}, 60.0)
+    np.savez(tmp_path / "arrays.npz", setting="{}")
+    peer = connect(sys.executable, "no_such_module", "loop", tmp_path / "arrays.npz")
+    answer = peer.ask({"do": "prepare", "to": str(tmp_path / "direction.npz")}, 60.0)
     peer.close()
-    assert answer["error"].startswith("ModuleNotFoundError: No module named")
+    # where there is no PyTorch, that is what is missing
+    assert answer.get("missing", answer.get("error")).startswith("ModuleNotFoundError: No module named")
+    assert ("missing" in answer) == (not has_torch(sys.executable))
 
 
 def test_a_peer_that_takes_too_long_is_ended(tmp_path):
-    peer = connect(sys.executable, "maml_conv4", "loop", tmp_path / "arrays.npz")
+    peer = connect(sys.executable, "episodic", "loop", tmp_path / "arrays.npz")
     start = time.monotonic()
     assert peer.ask({"do": "prepare", "to": ""}, 0.0) == {"error": "no answer within 0 s"}
     assert peer.ask({"do": "time"}, 60.0) == {"error": "the process ended with code -9"}
@@ -152,16 +196,18 @@ def test_a_peer_that_takes_too_long_is_ended(tmp_path):
     assert time.monotonic() - start < 30
 
 
+PEER_ROWS = [
+    row for row, module in ROWS.items() if module in ("maml", "protonet", "reptile", "own_conv", "sinusoid", "fedavg")
+]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     not has_torch(PEER), reason="no PyTorch here; METALEARN_PEER_PYTHON names an interpreter that has it"
 )
-def test_peers_compute_the_same_loss_and_gradient(monkeypatch):
-    monkeypatch.setattr(maml_conv4, "QUICK", TINY)
-    monkeypatch.setattr(maml_conv4, "PEERS", {"loop": ("loop", "loop+channels_last"), "vmap": ("vmap", "vmap+chunks")})
-    row = maml_conv4.run(Options(PEER, quick=True, rounds=2))
-    for peer in row["entries"][1:]:
-        assert peer["status"] == "ok", peer
-        for variant in peer["tried"]:
-            assert variant["gradient_error"] < 1e-4
-            assert variant["loss_error"] < 1e-5
+@pytest.mark.parametrize("row", PEER_ROWS)
+def test_peers_compute_the_same_numbers(row):
+    result = importlib.import_module(f"benchmarks.rows.{ROWS[row]}").run(row, Options(PEER, quick=True, rounds=1))
+    for entry in result["entries"][1:]:
+        assert entry["status"] in ("ok", "not installed"), entry
+    assert result["entries"][1]["status"] == "ok"

@@ -100,6 +100,25 @@ def test_max_pool_equals_reduce_window(size):
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+def test_max_pool_has_a_derivative_however_it_is_compiled():
+    """Without optimisation XLA rounds a normalised input in two ways: the derivative of `max` then finds no maximum."""
+
+    def loss(x):
+        x = (x - x.mean((0, 1, 2), keepdims=True)) * lax.rsqrt(x.var((0, 1, 2), keepdims=True) + 1e-5)
+        return jnp.sin(max_pool(x)).sum()
+
+    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    x = random(0, 20, 14, 14, 8)
+    plain, other = (jax.jit(jax.grad(loss), compiler_options=o)(x) for o in (None, options))
+    assert jnp.isfinite(other).all()
+    np.testing.assert_allclose(plain, other, atol=1e-5)
+
+
+def test_at_a_tie_the_first_has_the_derivative():
+    grad = jax.grad(lambda x: max_pool(x).sum())(jnp.ones((1, 2, 2, 1)))
+    np.testing.assert_array_equal(grad.reshape(-1), [1, 0, 0, 0])
+
+
 def test_max_pool_is_twice_differentiable():
     x = jnp.array([1.0, 4.0, 2.0, 3.0]).reshape(1, 2, 2, 1)
     hessian = jax.hessian(lambda x: (max_pool(x) ** 3).sum())(x).reshape(4, 4)

@@ -1,0 +1,139 @@
+"""One row: ours beside contenders in this process and peers in theirs, checked first and then timed in turns."""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.connection import Peer, connect, has_torch
+from benchmarks.floor import Work, floor
+from benchmarks.measure import TOLERANCE, Contender, Options, alternate, check, summary
+
+
+class Peers(NamedTuple):
+    """What is asked of the peers' processes.
+
+    `module` is the file in `benchmarks/peers/`, `variants` are the ways of each peer, by its name, of which the best
+    is kept; `setting` and `arrays` (weights and data) are handed over.
+    """
+
+    module: str
+    variants: Mapping[str, Sequence[str]]
+    setting: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray]
+
+
+def compare(
+    contenders: Sequence[Contender],
+    options: Options,
+    peers: Peers | None = None,
+    work: Work | None = None,
+    tolerance: float = TOLERANCE,
+    *,
+    warmup: int = 2,
+    ratios: bool = True,
+) -> dict[str, Any]:
+    """The first contender against all others: `{"floor", "tolerance", "entries"}`.
+
+    Every variant of a peer is checked and timed a few times; then all contenders and the best variant of each peer
+    are timed in turns. `ratio` is somebody's time over that of the first contender; there is none where `ratios` is
+    False, because the lines do different things.
+    """
+    ours, *others = contenders
+    bound = None if work is None else floor(work, options.quick)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        entries = [_entry(ours), *(_checked(other, ours, tolerance) for other in others)]
+        steps = {one.name: one.time_step for one in contenders}
+        if peers is not None:
+            found = _peers(peers, ours, folder, options, tolerance, stack)
+            entries += [entry for entry, _ in found]
+            steps |= {entry["who"]: _time_step(peer, options.limit) for entry, peer in found if peer is not None}
+        timed = {entry["who"] for entry in entries if entry["status"] == "ok"}
+        times = alternate({who: step for who, step in steps.items() if who in timed}, options.rounds, warmup)
+    for entry in entries:
+        if entry["status"] == "ok":
+            entry["seconds"] = summary(times[entry["who"]])
+            if ratios and entry["who"] != ours.name:
+                entry["ratio"] = summary([a / b for a, b in zip(times[entry["who"]], times[ours.name], strict=True)])
+    if bound is not None:
+        entries[0]["times_floor"] = entries[0]["seconds"]["median"] / bound["seconds"]
+    return {"floor": bound, "tolerance": tolerance, "entries": entries}
+
+
+def _entry(one: Contender) -> dict[str, Any]:
+    loss = {} if one.loss is None else {"loss": one.loss}
+    return {"who": one.name, "status": "ok", "first_s": one.first_s, **loss, **one.facts}
+
+
+def _checked(other, ours, tolerance):
+    if ours.loss is None or other.loss is None:
+        return _entry(other)
+    result = _entry(other) | check(ours, other.loss, other.direction, tolerance)
+    return result if result.pop("same") else result | {"status": "other numbers"}
+
+
+def _peers(peers, ours, folder, options, tolerance, stack) -> list[tuple[dict[str, Any], Peer | None]]:
+    if not has_torch(options.python):
+        return [({"who": name, "status": "not installed"}, None) for name in peers.variants]
+    file = folder / "arrays.npz"
+    np.savez(file, setting=json.dumps(dict(peers.setting)), **dict(peers.arrays))
+    found = []
+    for name, variants in peers.variants.items():
+        # a trial compiles nothing at the peers: that takes longer than all the rest of it
+        tried = [v for v in variants if "compile" not in v] if options.quick else variants
+        found.append(_best(peers.module, name, tried, ours, file, options, tolerance, stack))
+    return found
+
+
+def _best(module, name, variants, ours, file, options, tolerance, stack):
+    """Tries every variant of a peer; the best one's process stays open until `stack` is closed."""
+    tried, best, kept = [], None, None
+    for variant in variants:
+        peer = connect(options.python, module, variant, file)
+        stack.callback(peer.close)
+        result = _one_variant(peer, variant, ours, file.with_name("direction.npz"), options, tolerance)
+        tried.append(result)
+        if result["status"] == "ok" and (best is None or result["tuning_s"] < best["tuning_s"]):
+            best, kept, peer = result, peer, kept
+        if peer is not None:
+            peer.close()
+        if result["status"] == "not installed":
+            return {"who": name, "status": "not installed"}, None
+    if best is None:
+        return {"who": name, "status": tried[0]["status"], "tried": tried}, None
+    facts = {key: best[key] for key in ("first_s", "loss", "loss_error", "direction_error", "versions")}
+    return {"who": name, "status": "ok", "variant": best["variant"], **facts, "tried": tried}, kept
+
+
+def _one_variant(peer, variant, ours, to, options, tolerance):
+    result: dict[str, Any] = {"variant": variant}
+    answer = peer.ask({"do": "prepare", "to": str(to)}, options.limit)
+    if "missing" in answer:
+        return result | {"status": "not installed"}
+    if "error" in answer:
+        return result | {"status": f"failed: {answer['error']}"}
+    with np.load(to) as arrays:
+        direction = dict(arrays)
+    result |= {**answer, **check(ours, answer["loss"], direction, tolerance)}
+    if not result.pop("same"):
+        return result | {"status": "other numbers"}
+    try:
+        times = alternate({"": _time_step(peer, options.limit)}, 2 if options.quick else 5, warmup=1)[""]
+    except RuntimeError as error:
+        return result | {"status": f"failed: {error}"}
+    return result | {"status": "ok", "tuning_s": float(np.median(times))}
+
+
+def _time_step(peer, limit):
+    def time_step(repeats):
+        answer = peer.ask({"do": "time", "repeats": repeats}, limit)
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer["seconds"]
+
+    return time_step

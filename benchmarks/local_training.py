@@ -1,0 +1,74 @@
+"""What Reptile and FedAvg share as rows: local training on minibatches whose order both sides must agree on."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import metalearn as ml
+from benchmarks.comparison import Peers, compare
+from benchmarks.contender import KEY, contender, handed_over, moved, work_of
+from benchmarks.floor import Work
+from benchmarks.measure import Options
+
+PEERS = {
+    "torch, loop over tasks": ("loop", "loop+fused", "loop+compile"),
+    "torch.func, vmap over tasks": ("vmap", "vmap+compile"),
+}
+CONV_PEERS = {
+    "torch, loop over tasks": ("loop", "loop+fused", "loop+channels_last", "loop+channels_last+fused", "loop+compile"),
+    "torch.func, vmap over tasks": ("vmap", "vmap+channels_last", "vmap+compile"),
+}
+
+
+def local_training(
+    algorithm: ml.Algorithm,
+    batch: ml.Task,
+    net: dict[str, Any],
+    setting: dict[str, Any],
+    how_long: dict[str, Any],
+    peers: dict[str, tuple[str, ...]],
+    options: Options,
+) -> dict[str, Any]:
+    """The row of an `algorithm` over `difference(…)` with an outer `sgd(1.0)`; `how_long` are options of its `fit`."""
+    state = jax.jit(algorithm.init)(jax.random.key(0), batch)
+    rows = order(batch, how_long)
+    arrays = handed_over(state.params, batch) | {"rows": rows}
+    ours = contender(algorithm, state, batch, moved)
+    peers = Peers("local_training", peers, setting | {"net": net}, arrays)
+    return {"setting": setting, **compare([ours], options, peers, _work(algorithm, state, batch, rows, arrays))}
+
+
+def order(batch: ml.Task, how_long: dict[str, Any]) -> np.ndarray:
+    """Which examples each step of each task sees, `[K, T, B]`: asked of the library, by training on example numbers."""
+    tasks, count = batch.support.y.shape[:2]
+
+    def numbers(params, batch, key):
+        return 0.0 * params, ml.Aux({"rows": batch.x})
+
+    learn = ml.fit(numbers, optax.sgd(0.0), **how_long)
+
+    def task_fn(params, task, key):
+        found = learn(params, task.support, key).metrics["rows"]
+        return ml.Update(params, jnp.ones(()), params, {"per_task/rows": found})
+
+    asked = ml.over_tasks(lambda key, task: jnp.zeros(()), task_fn, ml.mean(), optax.sgd(0.0))
+    numbered = ml.Task(ml.Batch(jnp.tile(jnp.arange(count), (tasks, 1))), id=batch.id)
+    return np.asarray(jax.jit(asked.step)(asked.init(KEY, numbered), numbered, KEY)[1]["per_task/rows"])
+
+
+def examples(tasks: int, count: int, shape: tuple[int, ...], classes: int) -> ml.Task:
+    """Made-up examples, `[K, n, …]`: a pattern for each class in noise, so that no maximum is tied."""
+    random = np.random.RandomState(0)
+    y = random.randint(0, classes, (tasks, count))
+    x = random.rand(classes, *shape)[y] * 0.5 + random.rand(tasks, count, *shape) * 0.5
+    return ml.Task(ml.Batch(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.int32)))
+
+
+def _work(algorithm, state, batch, rows, arrays) -> Work:
+    """Each step of each task reads its parameters and writes them, in pieces as large as the model."""
+    tasks, steps, _ = rows.shape
+    size = sum(a.nbytes for name, a in arrays.items() if name.startswith("weight/"))
+    return work_of(algorithm, state, batch)._replace(bytes=2.0 * tasks * steps * size, piece=size)

@@ -1,0 +1,120 @@
+"""How a data set is divided among clients: lists of index arrays, one a client, no example in two of them.
+
+All run on the host, depend on nothing but their arguments, and end whatever these are.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from metalearn.core import InputError
+from metalearn.data._shared import positive
+
+
+def iid(count: int, num_clients: int, *, seed: int = 0) -> list[np.ndarray]:
+    """`count` examples dealt at random, as evenly as they go.
+
+    >>> [len(part) for part in iid(10, 3)]
+    [4, 3, 3]
+    """
+    _enough(count, num_clients)
+    return np.array_split(np.random.default_rng(seed).permutation(count), num_clients)
+
+
+def shards(labels: np.ndarray, num_clients: int, per_client: int = 2, *, seed: int = 0) -> list[np.ndarray]:
+    """Sorted by label, cut into `num_clients * per_client` shards, of which each client gets `per_client`: most then
+    have examples of that many labels (McMahan et al. 2017, arXiv 1602.05629)."""
+    per_client = positive("per_client", per_client)
+    _enough(len(labels), num_clients * per_client)
+    cut = np.array_split(np.argsort(labels, kind="stable"), num_clients * per_client)
+    dealt = np.random.default_rng(seed).permutation(len(cut)).reshape(num_clients, per_client)
+    return [np.concatenate([cut[i] for i in mine]) for mine in dealt]
+
+
+def dirichlet(
+    labels: np.ndarray, num_clients: int, concentration: float, *, min_size: int = 1, seed: int = 0
+) -> list[np.ndarray]:
+    """Each label's examples divided in proportions drawn from a symmetric Dirichlet distribution: small
+    concentrations give clients of few labels, and of very different sizes (Hsu, Qi, Brown 2019, arXiv 1909.06335, draw
+    a client's labels; here, as is now common, a label's clients).
+
+    A client with fewer than `min_size` examples receives at random from the largest, one by one, so a tiny
+    concentration with many clients ends, where drawing again until it fits would not.
+    """
+    if not concentration > 0:
+        raise InputError(f"concentration must be above 0, but is {concentration}.")
+    _enough(len(labels), num_clients * positive("min_size", min_size))
+    rng = np.random.default_rng(seed)
+    parts: list[list[int]] = [[] for _ in range(num_clients)]
+    for label in np.unique(labels):
+        examples = rng.permutation(np.flatnonzero(labels == label))
+        for part, piece in zip(parts, np.split(examples, _cuts(rng, len(examples), num_clients, concentration))):
+            part.extend(piece.tolist())
+    return _filled(rng, parts, min_size)
+
+
+def quantity(
+    count: int, num_clients: int, concentration: float, *, min_size: int = 1, seed: int = 0
+) -> list[np.ndarray]:
+    """Examples alike, numbers unlike: sizes are proportions drawn from a symmetric Dirichlet distribution."""
+    if not concentration > 0:
+        raise InputError(f"concentration must be above 0, but is {concentration}.")
+    _enough(count, num_clients * positive("min_size", min_size))
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(count)
+    parts = [piece.tolist() for piece in np.split(order, _cuts(rng, count, num_clients, concentration))]
+    return _filled(rng, parts, min_size)
+
+
+def by_group(groups: np.ndarray) -> list[np.ndarray]:
+    """One client for each distinct value, in sorted order: speaking roles, alphabets, devices.
+
+    >>> by_group(np.array([7, 3, 7]))
+    [array([1]), array([0, 2])]
+    """
+    _, index = np.unique(np.asarray(groups), return_inverse=True)
+    order = np.argsort(index, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(index[order])) + 1)
+
+
+def split_each(parts: Sequence[np.ndarray], fraction: float, *, seed: int = 0) -> tuple[list, list]:
+    """Each client's examples in two: what it learns from, and a `fraction` that it is tested on.
+
+    A client with a single example keeps it to learn from; every other has at least one on either side.
+    """
+    if not 0 < fraction < 1:
+        raise InputError(f"fraction must be between 0 and 1, but is {fraction}.")
+    rng = np.random.default_rng(seed)
+    mixed = [rng.permutation(part) for part in parts]
+    tests = [min(max(round(fraction * len(part)), 1), len(part) - 1) for part in mixed]
+    return (
+        [part[test:] for part, test in zip(mixed, tests, strict=True)],
+        [part[:test] for part, test in zip(mixed, tests, strict=True)],
+    )
+
+
+def split_clients(num_clients: int, sizes: Sequence[int], *, seed: int = 0) -> list[np.ndarray]:
+    """Clients' numbers at random in groups of the given sizes: training, validation and test clients."""
+    if sum(sizes) > num_clients or min(sizes) < 1:
+        raise InputError(f"sizes {tuple(sizes)} must be positive and sum to at most the {num_clients} clients.")
+    return np.split(np.random.default_rng(seed).permutation(num_clients)[: sum(sizes)], np.cumsum(sizes)[:-1])
+
+
+def _enough(count: int, least: int) -> None:
+    if positive("num_clients", least) > count:
+        raise InputError(f"{count} examples are too few: {least} are needed for every client to have its own.")
+
+
+def _cuts(rng, count: int, num_clients: int, concentration: float) -> np.ndarray:
+    # through logarithms: gammas of a tiny shape underflow to zeros, whose proportions are not numbers
+    logs = np.log(rng.gamma(concentration + 1, size=num_clients)) + np.log(rng.random(num_clients)) / concentration
+    shares = np.exp(logs - logs.max())
+    return np.rint(np.cumsum(shares / shares.sum())[:-1] * count).astype(int)
+
+
+def _filled(rng, parts: list[list[int]], min_size: int) -> list[np.ndarray]:
+    for part in sorted(parts, key=len):
+        while len(part) < min_size:
+            largest = max(parts, key=len)
+            part.append(largest.pop(int(rng.integers(len(largest)))))
+    return [np.sort(np.asarray(part, int)) for part in parts]

@@ -1,0 +1,45 @@
+import json
+
+import pytest
+
+from benchmarks.regression import earlier, falls
+
+
+def report(date="2030-01-01", quick=False, **ratios):
+    entries = [{"who": "ours", "seconds": {"median": 1.0}}]
+    entries += [{"who": who, "ratio": {"median": ratio}} for who, ratio in ratios.items()]
+    return {"date": date, "quick": quick, "rows": {"row": {"entries": entries}}}
+
+
+def test_a_fall_by_more_than_the_fraction_is_one_sentence():
+    before = report(a=4.0, b=4.0, c=4.0, gone=4.0)
+    now = report(a=2.7, b=2.9, c=9.0, new=0.1)
+    assert falls(now, before) == ["row: the ratio of 'a' fell from 4 to 2.7, by more than 30%."]
+    assert falls(now, before, allowed=0.1) == [
+        "row: the ratio of 'a' fell from 4 to 2.7, by more than 10%.",
+        "row: the ratio of 'b' fell from 4 to 2.9, by more than 10%.",
+    ]
+
+
+def test_rows_of_one_report_alone_are_not_compared():
+    now = report(a=0.1)
+    now["rows"] = {"other": now["rows"]["row"]}
+    assert falls(now, report(a=4.0)) == []
+
+
+def test_the_newest_report_of_a_folder_is_taken(tmp_path):
+    for name, date in (("a", "2030-01-02"), ("b", "2030-01-01")):
+        (tmp_path / f"{name}.json").write_text(json.dumps(report(date)))
+    assert earlier(tmp_path, quick=False)["date"] == "2030-01-02"
+    assert earlier(tmp_path / "b.json", quick=False)["date"] == "2030-01-01"
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no report"):
+        earlier(tmp_path, quick=False)
+    (tmp_path / "a.json").write_text(json.dumps(report()))
+    with pytest.raises(ValueError, match="--quick"):
+        earlier(tmp_path, quick=True)
+    (tmp_path / "b.json").write_text("{")
+    with pytest.raises(ValueError, match=r"b\.json cannot be read"):
+        earlier(tmp_path, quick=False)

@@ -1,0 +1,176 @@
+"""Partitions divide and do not lose; cohorts hold each client's own examples and nothing else."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import metalearn as ml
+from metalearn.core import InputError
+from metalearn.data import partitions
+
+LABELS = np.random.default_rng(1).integers(0, 10, 2_000)
+KEY = jax.random.key(0)
+
+PARTITIONS = {
+    "iid": lambda seed: partitions.iid(2_000, 30, seed=seed),
+    "shards": lambda seed: partitions.shards(LABELS, 30, seed=seed),
+    "dirichlet 100": lambda seed: partitions.dirichlet(LABELS, 30, 100.0, seed=seed),
+    "dirichlet .1": lambda seed: partitions.dirichlet(LABELS, 30, 0.1, seed=seed),
+    "dirichlet 1e-6": lambda seed: partitions.dirichlet(LABELS, 400, 1e-6, min_size=3, seed=seed),
+    "quantity": lambda seed: partitions.quantity(2_000, 30, 0.5, min_size=5, seed=seed),
+}
+
+
+@pytest.mark.parametrize("name", PARTITIONS)
+def test_every_example_belongs_to_one_client(name):
+    for seed in range(5):
+        parts = PARTITIONS[name](seed)
+        np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(2_000))
+        assert min(len(part) for part in parts) >= (3 if name == "dirichlet 1e-6" else 1)
+        again = PARTITIONS[name](seed)
+        assert all(np.array_equal(a, b) for a, b in zip(parts, again, strict=True))
+    other = PARTITIONS[name](9)
+    assert not all(np.array_equal(a, b) for a, b in zip(parts, other, strict=True))
+
+
+def _labels_of_a_client(parts):
+    return np.mean([len(np.unique(LABELS[part])) for part in parts])
+
+
+def test_what_each_partition_is_like():
+    assert {len(part) for part in partitions.iid(2_000, 30)} == {66, 67}
+    # of sorted labels a shard holds one, or two at a border
+    assert max(len(np.unique(LABELS[part])) for part in partitions.shards(LABELS, 100)) <= 4
+    assert _labels_of_a_client(partitions.shards(LABELS, 100)) < 2.4
+    even, uneven = (partitions.dirichlet(LABELS, 30, a) for a in (1e4, 0.1))
+    assert _labels_of_a_client(even) > 9.9 and _labels_of_a_client(uneven) < 6
+    sizes = np.array([len(part) for part in partitions.quantity(2_000, 30, 0.5)])
+    assert sizes.std() > 30
+    assert _labels_of_a_client(partitions.quantity(2_000, 30, 1e4)) > 9.5
+
+
+def test_dirichlet_has_the_moments_of_its_distribution():
+    """Of one label, the share of one client: mean 1/K, variance (K - 1) / (K² (K c + 1))."""
+    clients, c = 5, 0.7
+    shares = [len(partitions.dirichlet(np.zeros(1_000, int), clients, c, seed=seed)[0]) / 1_000 for seed in range(600)]
+    variance = (clients - 1) / (clients**2 * (clients * c + 1))
+    assert abs(np.mean(shares) - 1 / clients) < 4 * np.sqrt(variance / 600)
+    assert abs(np.var(shares) / variance - 1) < 0.25
+
+
+def test_splits():
+    parts = partitions.quantity(2_000, 60, 0.3, seed=2)
+    learn, test = partitions.split_each(parts, 0.2, seed=1)
+    for part, one, other in zip(parts, learn, test, strict=True):
+        np.testing.assert_array_equal(np.sort(np.r_[one, other]), part)
+        assert len(one) >= 1 and (len(part) == 1 or len(other) >= 1)
+    groups = partitions.split_clients(60, (40, 5, 15))
+    assert [len(g) for g in groups] == [40, 5, 15] and len(np.unique(np.concatenate(groups))) == 60
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: partitions.iid(3, 4), "3 examples are too few: 4 are needed"),
+        (lambda: partitions.shards(LABELS, 1_500), "2000 examples are too few: 3000"),
+        (lambda: partitions.dirichlet(LABELS, 30, 0.0), "concentration must be above 0"),
+        (lambda: partitions.dirichlet(LABELS, 30, 0.1, min_size=100), "too few: 3000"),
+        (lambda: partitions.split_each([np.arange(3)], 1.0), "between 0 and 1"),
+        (lambda: partitions.split_clients(5, (4, 2)), "at most the 5 clients"),
+        (
+            lambda: ml.data.clients(np.zeros(3), np.zeros(3), [np.arange(2), np.array([], int)]),
+            "client 1 has no example",
+        ),
+        (lambda: ml.data.clients(np.zeros(3), np.zeros(3), [np.array([3])]), "found 3"),
+        (lambda: ml.data.cohort(_population(), 31), "a cohort of 31 is more than the 30 clients"),
+        (lambda: ml.data.cohort(_population(), 3, sampling="randomly"), "sampling must be"),
+        (lambda: ml.data.cohort(_population(), 3, sampling="poisson"), "rate is the chance"),
+    ],
+)
+def test_bad_input(call, said):
+    with pytest.raises(InputError, match=said):
+        call()
+
+
+def _population(name="quantity"):
+    """Every x is its own number, so that it tells whose it is."""
+    return ml.data.clients(np.arange(2_000.0)[:, None], LABELS.astype(np.int32), PARTITIONS[name](0))
+
+
+def test_a_cohort_holds_the_examples_of_its_clients():
+    parts, population = PARTITIONS["quantity"](0), _population()
+    _, test = partitions.split_each(parts, 0.3)
+    query = ml.data.clients(np.arange(2_000.0)[:, None], LABELS.astype(np.int32), test)
+    sample = jax.jit(ml.data.cohort(population, 8, query=query))
+    for seed in range(3):
+        tasks = jax.tree.map(np.asarray, sample(jax.random.key(seed)))
+        assert len(np.unique(tasks.id)) == 8
+        for i, k in enumerate(np.asarray(tasks.id)):
+            for batch, of in ((tasks.support, parts), (tasks.query, test)):
+                real = np.asarray(batch.mask[i]) > 0
+                np.testing.assert_array_equal(np.sort(batch.x[i, real, 0]), np.sort(of[k]))
+                np.testing.assert_array_equal(batch.y[i], LABELS[np.asarray(batch.x[i, :, 0], int)])
+                assert set(np.asarray(batch.x[i, ~real, 0], int)) <= set(of[k].tolist())  # padding is its own too
+    sizes = np.array([len(part) for part in parts])
+    assert ml.data.padding(population) == pytest.approx(1 - sizes.mean() / sizes.max())
+    everyone = ml.data.everyone(population)
+    np.testing.assert_array_equal(everyone.support.mask.sum(1), sizes)
+
+
+def test_a_large_client_shows_a_random_part():
+    population, parts = _population(), PARTITIONS["quantity"](0)
+    sample, seen = jax.jit(ml.data.cohort(population, 30, max_examples=10)), {}
+    for seed in range(60):
+        tasks = jax.tree.map(np.asarray, sample(jax.random.key(seed)))
+        for i, k in enumerate(np.asarray(tasks.id)):
+            real = np.asarray(tasks.support.x[i, np.asarray(tasks.support.mask[i]) > 0, 0], int)
+            assert len(set(real.tolist())) == len(real) == min(10, len(parts[k]))
+            seen.setdefault(int(k), set()).update(real.tolist())
+    largest = max(range(30), key=lambda k: len(parts[k]))
+    assert len(seen[largest]) > 0.8 * len(parts[largest])
+
+
+def _counts(rounds=400, size=6, **options):
+    sample = ml.data.cohort(_population(), size, max_examples=1, **options)
+    ids, mask = jax.jit(lambda keys: jax.lax.map(lambda key: _who(sample(key)), keys))(jax.random.split(KEY, rounds))
+    present = np.asarray(mask.sum(-1)) > 0
+    return np.bincount(np.asarray(ids)[present], minlength=30), present
+
+
+def _who(tasks):
+    return tasks.id, tasks.support.mask
+
+
+def test_sampling():
+    sizes = np.array([len(part) for part in PARTITIONS["quantity"](0)])
+    uniform, _ = _counts()
+    assert uniform.sum() == 2_400 and uniform.min() > 40 and uniform.max() < 130
+    first, _ = _counts(rounds=3_000, size=1, sampling="size")
+    np.testing.assert_allclose(first / 3_000, sizes / sizes.sum(), atol=4 * np.sqrt(0.25 / 3_000))
+    _, present = _counts(size=30, sampling="poisson", rate=0.2)
+    assert abs(present.sum(1).mean() - 6) < 0.5 and abs(present.sum(1).var() - 30 * 0.2 * 0.8) < 1.5
+    _, present = _counts(dropout=0.25)
+    assert abs(present.mean() - 0.75) < 0.04
+
+
+def test_who_dropped_out_changes_nothing():
+    model = ml.from_linen(ml.nets.MLP([10]))
+    client = ml.gradient_learner(model, ml.cross_entropy, optax.sgd(0.1), num_epochs=1, batch_size=8)
+    algorithm = ml.over_tasks(client.init, ml.difference(client.adapt), ml.weighted_mean(), optax.sgd(1.0))
+    tasks = ml.data.cohort(_population(), 4)(KEY)
+    gone = tasks._replace(support=tasks.support._replace(mask=tasks.support.mask.at[1:3].set(0)))
+    left = jax.tree.map(lambda a: a[jnp.array([0, 3])], tasks)
+    state = algorithm.init(KEY, tasks)
+    one, other = (jax.jit(algorithm.step)(state, batch, KEY)[0].params for batch in (gone, left))
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_a_million_clients():
+    population = ml.data.clients(
+        np.zeros((1_000_000, 1), np.uint8), np.zeros(1_000_000, np.int32), list(np.arange(1_000_000).reshape(-1, 1))
+    )
+    tasks = jax.jit(ml.data.cohort(population, 1_000))(KEY)
+    assert len(np.unique(tasks.id)) == 1_000
