@@ -76,7 +76,8 @@ def cohort(
     if query is not None and query.sizes.shape[0] != count:
         raise InputError(f"query has {query.sizes.shape[0]} clients, and the population {count}.")
     most = int(population.sizes.max()) if max_examples is None else positive("max_examples", max_examples)
-    most_query = None if query is None else int(query.sizes.max())
+    most_query = 0 if query is None else int(query.sizes.max())
+    chosen = 1.0 if rate is None else rate
 
     def sample(population, query, key: Key) -> Task:
         who_key, drop_key, part_key = jax.random.split(key, 3)
@@ -85,9 +86,10 @@ def cohort(
         _, ids = jax.lax.top_k(score, size)
         present = jax.random.uniform(drop_key, (size,)) >= dropout
         if sampling == "poisson":
-            present &= chance[ids] < rate
+            present &= chance[ids] < chosen
         parts = jax.vmap(jax.random.fold_in, (None, 0))(part_key, ids)
         support = jax.vmap(lambda i, key: _gathered(population, i, most, key))(ids, parts)
+        assert support.mask is not None
         support = support._replace(mask=support.mask * present[:, None])
         gathered = None
         if query is not None:
