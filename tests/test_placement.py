@@ -37,7 +37,13 @@ def _run(algorithm, keys):
     return state, ml.column(history, "train/loss")[1]
 
 
-@pytest.mark.parametrize("mesh", [_mesh(seeds=2, tasks=4), jax.make_mesh((2, 4), ("seeds", "tasks"))])
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        _mesh(seeds=2, tasks=4),
+        pytest.param(jax.make_mesh((2, 4), ("seeds", "tasks")), marks=pytest.mark.slow, id="make_mesh"),
+    ],
+)
 def test_seeds_along_one_axis_and_tasks_along_the_other(mesh):
     keys = jax.vmap(jax.random.key)(jnp.arange(4))
     expected = _run(_algorithm(ml.vmapped()), keys)
@@ -53,7 +59,7 @@ def test_seeds_must_fill_the_axis():
         ml.spread_seeds(keys, _mesh(seeds=8))
 
 
-@pytest.mark.parametrize("mapping", ["vmapped", "sharded"])
+@pytest.mark.parametrize("mapping", [pytest.param("vmapped", marks=pytest.mark.slow), "sharded"])
 def test_a_state_in_pieces(mapping):
     mesh = _mesh(tasks=8)
     built = _algorithm({"vmapped": ml.vmapped, "sharded": lambda: ml.sharded(mesh)}[mapping]())
@@ -64,6 +70,7 @@ def test_a_state_in_pieces(mapping):
     assert_close((state.params, losses), (expected[0].params, expected[1]), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_state_in_pieces_goes_on_where_it_stopped(tmp_path):
     mesh = _mesh(tasks=8)
     algorithm = ml.spread_state(_algorithm(ml.sharded(mesh)), mesh, least=16)

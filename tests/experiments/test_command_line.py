@@ -93,6 +93,7 @@ def test_data_that_is_not_there(monkeypatch, capsys, tmp_path):
     assert len(err.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_another_configuration_is_refused_and_named(monkeypatch, capsys, tmp_path):
     settings = tiny(tmp_path)
     sinusoid.main(settings)

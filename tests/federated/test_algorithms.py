@@ -488,7 +488,7 @@ ALL = {
 }
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n != "scaffold" else []) for n in ALL])
 def test_the_order_of_clients_does_not_matter(name):
     """Minibatches are drawn by a client's id, so the same clients in another order give the same round."""
     order = jnp.array([2, 0, 1])
