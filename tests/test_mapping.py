@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from _toys import assert_close, float64
-from jax.sharding import Mesh
+from jax.sharding import AxisType, Mesh
 
 from metalearn.core import InputError
 from metalearn.mapping import auto, contains_convolution, scanned, sharded, vmapped
@@ -26,7 +26,7 @@ _MAPPINGS = {
     "sharded": lambda: sharded(_mesh()),
     "sharded, scanned(1)": lambda: sharded(_mesh(), "tasks", scanned(1)),
     "sharded over one of two axes": lambda: sharded(_mesh(("other", "tasks"), (2, 4)), "tasks", vmapped()),
-    "sharded over jax.make_mesh": lambda: sharded(jax.make_mesh((8,), ("tasks",))),
+    "sharded over an explicit mesh": lambda: sharded(jax.make_mesh((8,), ("tasks",), axis_types=(AxisType.Explicit,))),
     "auto": lambda: auto,
 }
 

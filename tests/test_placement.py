@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from _toys import assert_close
-from jax.sharding import Mesh
+from jax.sharding import AxisType, Mesh
 
 import metalearn as ml
 from metalearn.host.steps import programs
@@ -19,6 +19,11 @@ KEY = jax.random.key(0)
 
 def _mesh(**axes):
     return Mesh(np.array(jax.devices()).reshape(tuple(axes.values())), tuple(axes))
+
+
+def _explicit(sizes, names):
+    """What `jax.make_mesh` gives by default in newer versions of jax."""
+    return jax.make_mesh(sizes, names, axis_types=(AxisType.Explicit,) * len(sizes))
 
 
 def _algorithm(mapping, inner=None, aggregator=None):
@@ -41,7 +46,7 @@ def _run(algorithm, keys):
     "mesh",
     [
         _mesh(seeds=2, tasks=4),
-        pytest.param(jax.make_mesh((2, 4), ("seeds", "tasks")), marks=pytest.mark.slow, id="make_mesh"),
+        pytest.param(_explicit((2, 4), ("seeds", "tasks")), marks=pytest.mark.slow, id="make_mesh"),
     ],
 )
 def test_seeds_along_one_axis_and_tasks_along_the_other(mesh):
