@@ -155,6 +155,7 @@ def test_sampling():
     assert abs(present.mean() - 0.75) < 0.04
 
 
+@pytest.mark.slow
 def test_who_dropped_out_changes_nothing():
     model = ml.from_linen(ml.nets.MLP([10]))
     client = ml.gradient_learner(model, ml.cross_entropy, optax.sgd(0.1), num_epochs=1, batch_size=8)

@@ -200,6 +200,7 @@ def test_fixed_points():
     assert np.abs(end(equal) - OPTIMUM).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_fednova():
     """Clients with other numbers of steps: two epochs of batches of one."""
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import metalearn as ml
 from metalearn.federated import fedbn
@@ -11,6 +12,7 @@ from metalearn.federated import fedbn
 KEY = jax.random.key(0)
 
 
+@pytest.mark.slow
 def test_fedbn_keeps_statistics_with_their_client():
     model = ml.from_linen(ml.nets.Conv4(2, features=2, norm="running"))
     tasks = ml.data.batched(ml.data.few_shot(_images(), num_ways=2, num_support=2, num_query=1), 2)(KEY)
