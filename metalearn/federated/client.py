@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from metalearn.core import Batch, Key, Learner, Metrics, Model, Params, Task, Update
 from metalearn.outer import num_real
-from metalearn.tree import merge, partition, statistics
+from metalearn.tree import partition, statistics
 
 
 class Federated(NamedTuple):
@@ -34,7 +34,7 @@ def using(model: Model, chosen: Callable[..., Params]) -> Learner:
 
 
 def shared_model(shared, row, support, key):
-    """The global model, as `chosen` for `using`; shared parameters with several parts have it under `params`."""
+    """The global model, as `chosen` for `using`."""
     del row, support, key
     return shared
 
@@ -60,12 +60,6 @@ def proposal(direction: Any, support: Batch, fitted, carried: Any = None) -> Upd
 def zeros(params: Params) -> Any:
     """Zeros for every trained leaf."""
     return jax.tree.map(jnp.zeros_like, partition(params)[0])
-
-
-def applied(params: Params, updates: Any) -> Params:
-    """`params + updates` on trained leaves; the others stay."""
-    trained, rest = partition(params)
-    return merge(jax.tree.map(jnp.add, trained, updates), rest)
 
 
 def from_model(model: Model) -> Callable[[Key, Task], Params]:

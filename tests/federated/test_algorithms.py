@@ -75,7 +75,7 @@ def descend(w, k, steps=STEPS, rate=RATE, pull=lambda w: 0.0, sizes=SIZES):
     return w
 
 
-def close(actual, expected):
+def assert_near(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)
 
 
@@ -94,10 +94,10 @@ def test_fedsgd_and_fedavg():
     for _ in range(ROUNDS):
         w = w - RATE * sum(P[k] * g(w, *data(k)) for k in range(N))
         v = sum(P[k] * descend(v, k) for k in range(N))
-    close(vector(run(fl.fedsgd(MODEL, criterion, SGD))[-1].params), w)
-    close(vector(run(fl.fedavg(MODEL, criterion, SGD, num_steps=STEPS))[-1].params), v)
+    assert_near(vector(run(fl.fedsgd(MODEL, criterion, SGD))[-1].params), w)
+    assert_near(vector(run(fl.fedavg(MODEL, criterion, SGD, num_steps=STEPS))[-1].params), v)
     one = run(fl.fedavg(MODEL, criterion, SGD, num_steps=1))[-1]
-    close(vector(one.params), w)  # one full-batch local step is FedSGD
+    assert_near(vector(one.params), w)  # one full-batch local step is FedSGD
 
 
 def test_a_part_of_a_pretrained_model():
@@ -106,7 +106,7 @@ def test_a_part_of_a_pretrained_model():
     w = np.array([1.5, 0.0])
     for _ in range(ROUNDS):
         w = w - RATE * sum(P[k] * g(w, *data(k)) for k in range(N)) * [0, 1]
-    close(vector(run(algorithm)[-1].params), w)
+    assert_near(vector(run(algorithm)[-1].params), w)
 
 
 def test_fedprox():
@@ -116,8 +116,8 @@ def test_fedprox():
     w = START
     for _ in range(ROUNDS):
         w = sum(P[k] * descend(w, k, pull=lambda v, w=w: 0.7 * (v - w)) for k in range(N))
-    close(prox(0.7), w)
-    close(prox(0.0), vector(run(fl.fedavg(MODEL, criterion, SGD, num_steps=STEPS))[-1].params))
+    assert_near(prox(0.7), w)
+    assert_near(prox(0.0), vector(run(fl.fedavg(MODEL, criterion, SGD, num_steps=STEPS))[-1].params))
     assert np.abs(prox(0.7) - prox(0.0)).max() > 1e-2
 
 
@@ -149,7 +149,7 @@ def test_server_optimizers(name):
         change = w - sum(P[k] * descend(w, k) for k in range(N))
         m, v, direction = update(m, v, change, t + 1)
         w = w - rate * direction
-    close(vector(run(fl.fedavg(MODEL, criterion, SGD, server=server, num_steps=STEPS))[-1].params), w)
+    assert_near(vector(run(fl.fedavg(MODEL, criterion, SGD, server=server, num_steps=STEPS))[-1].params), w)
 
 
 @pytest.mark.parametrize("option", [1, 2])
@@ -164,9 +164,9 @@ def test_scaffold(option):
             new = np.array([own[k] - c + (w - ends[k]) / (STEPS * RATE) for k in range(N)])
         w, c, own = ends.mean(0), c + (new - own).mean(0), new
     state = run(algorithm)[-1]
-    close(vector(state.params["params"]), w)
-    close(vector(state.params["control"]), c)
-    close(np.stack([state.table["body"], state.table["head"]], 1), own)
+    assert_near(vector(state.params["params"]), w)
+    assert_near(vector(state.params["control"]), c)
+    assert_near(np.stack([state.table["body"], state.table["head"]], 1), own)
 
 
 def test_scaffold_with_a_part_of_the_clients():
@@ -175,8 +175,8 @@ def test_scaffold_with_a_part_of_the_clients():
     tasks = jax.tree.map(lambda a: a[:2], clients())._replace(id=jnp.array([3, 1]))
     state = run(algorithm, tasks, rounds=1)[-1]
     new = np.array([(START - descend(START, k)) / (STEPS * RATE) for k in range(2)])
-    close(np.stack([state.table["body"], state.table["head"]], 1), np.array([[0, 0], new[1], [0, 0], new[0]]))
-    close(vector(state.params["control"]), new.sum(0) / 4)
+    assert_near(np.stack([state.table["body"], state.table["head"]], 1), np.array([[0, 0], new[1], [0, 0], new[0]]))
+    assert_near(vector(state.params["control"]), new.sum(0) / 4)
 
 
 OPTIMUM = np.linalg.solve(
@@ -192,7 +192,7 @@ def test_fixed_points():
         params = run(algorithm, rounds=400)[-1].params
         return vector(params.get(part, params))
 
-    close(sum(g(OPTIMUM, *data(k)) for k in range(N)), np.zeros(2))
+    assert_near(sum(g(OPTIMUM, *data(k)) for k in range(N)), np.zeros(2))
     np.testing.assert_allclose(end(fl.scaffold(MODEL, criterion, RATE, num_clients=N, num_steps=5)), OPTIMUM, rtol=1e-6)
     dyn = fl.feddyn(MODEL, criterion, SGD, strength=1.0, num_clients=N, num_steps=30)
     np.testing.assert_allclose(end(dyn), OPTIMUM, rtol=1e-4)
@@ -218,11 +218,11 @@ def test_fednova():
 
     KEY_0 = jax.random.fold_in(KEY, 0)
     state = run(fl.fednova(MODEL, criterion, RATE, num_epochs=2, batch_size=1), rounds=1)[-1]
-    close(vector(state.params), reference(START))
+    assert_near(vector(state.params), reference(START))
     average = run(fl.fedavg(MODEL, criterion, SGD, num_epochs=2, batch_size=1), rounds=1)[-1]
     assert np.abs(vector(state.params) - vector(average.params)).max() > 1e-3
     same = [fl.fednova(MODEL, criterion, RATE, num_steps=STEPS), fl.fedavg(MODEL, criterion, SGD, num_steps=STEPS)]
-    close(*[vector(run(algorithm)[-1].params) for algorithm in same])  # equal work: nothing to normalise
+    assert_near(*[vector(run(algorithm)[-1].params) for algorithm in same])  # equal work: nothing to normalise
 
 
 def test_fednova_counts_the_work_of_momentum():
@@ -231,10 +231,10 @@ def test_fednova_counts_the_work_of_momentum():
     work = np.array([1.0, 1.9, 2.71]).sum()
     change = jnp.array([2.0, 4.0])
     direction, _ = aggregator.update({"change": change, "work": jnp.array([work, 2 * work])}, (), weights=jnp.ones(2))
-    close(direction, (2 / work / 2 + 4 / (2 * work) / 2) * 1.5 * work)
+    assert_near(direction, (2 / work / 2 + 4 / (2 * work) / 2) * 1.5 * work)
     fast = fl.fednova(MODEL, criterion, RATE, momentum=0.9, num_steps=STEPS)
     slow = fl.fedavg(MODEL, criterion, optax.sgd(RATE, 0.9), num_steps=STEPS)
-    close(vector(run(fast)[-1].params), vector(run(slow)[-1].params))
+    assert_near(vector(run(fast)[-1].params), vector(run(slow)[-1].params))
 
 
 def test_feddyn():
@@ -245,8 +245,8 @@ def test_feddyn():
         h = h - alpha * np.mean([e - w for e in ends], 0)
         w = np.mean(ends, 0) - h / alpha
     state = run(fl.feddyn(MODEL, criterion, SGD, strength=alpha, num_clients=N, num_steps=STEPS))[-1]
-    close(vector(state.params["params"]), w)
-    close(np.stack([state.table["body"], state.table["head"]], 1), own)
+    assert_near(vector(state.params["params"]), w)
+    assert_near(np.stack([state.table["body"], state.table["head"]], 1), own)
 
 
 @pytest.mark.parametrize("lite", [False, True])
@@ -263,7 +263,7 @@ def test_mime(lite):
                 y = y - RATE * (gradient + 0.9 * s)
             ends.append(y)
         w, s = np.mean(ends, 0), c + 0.9 * s
-    close(vector(run(algorithm)[-1].params["params"]), w)
+    assert_near(vector(run(algorithm)[-1].params["params"]), w)
 
 
 def test_agnostic():
@@ -274,8 +274,8 @@ def test_agnostic():
         w = w - RATE * sum(mixture[k] * g(w, *data(k)) for k in range(N))
         mixture = _onto_simplex(mixture + 0.05 * losses)
     state = run(algorithm)[-1]
-    close(vector(state.params["params"]), w)
-    close(state.params["mixture"], mixture)
+    assert_near(vector(state.params["params"]), w)
+    assert_near(state.params["mixture"], mixture)
     assert np.abs(mixture - 1 / N).max() > 0.02
 
 
@@ -297,11 +297,11 @@ def test_qffl():
         numerator = sum(losses[k] ** q * change[k] for k in range(N))
         height = sum(q * losses[k] ** (q - 1) * (change[k] ** 2).sum() + losses[k] ** q / RATE for k in range(N))
         w = w - numerator / height
-    close(vector(run(fl.qffl(MODEL, criterion, RATE, fairness=q, num_steps=STEPS))[-1].params), w)
+    assert_near(vector(run(fl.qffl(MODEL, criterion, RATE, fairness=q, num_steps=STEPS))[-1].params), w)
     plain = START
     for _ in range(ROUNDS):
         plain = np.mean([descend(plain, k) for k in range(N)], 0)
-    close(vector(run(fl.qffl(MODEL, criterion, RATE, fairness=0.0, num_steps=STEPS))[-1].params), plain)
+    assert_near(vector(run(fl.qffl(MODEL, criterion, RATE, fairness=0.0, num_steps=STEPS))[-1].params), plain)
 
 
 def test_ditto():
@@ -313,11 +313,11 @@ def test_ditto():
         own = np.array([descend(own[k], k, pull=lambda v, w=w: 0.6 * (v - w)) for k in range(N)])
         w = sum(P[k] * descend(w, k) for k in range(N))
     state = states(0.6)
-    close(vector(state.params), w)
-    close(np.stack([state.table["body"], state.table["head"]], 1), own)
+    assert_near(vector(state.params), w)
+    assert_near(np.stack([state.table["body"], state.table["head"]], 1), own)
     alone = run(fl.local_only(MODEL, criterion, SGD, num_clients=N, num_steps=STEPS))[-1]
-    close(states(0.0).table["body"], alone.table["body"])
-    close(alone.table["head"], [descend(START, k, STEPS * ROUNDS)[1] for k in range(N)])
+    assert_near(states(0.0).table["body"], alone.table["body"])
+    assert_near(alone.table["head"], [descend(START, k, STEPS * ROUNDS)[1] for k in range(N)])
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
@@ -340,12 +340,12 @@ def test_apfl(adaptive):
             own[k], alpha[k] = v, np.clip(a, 0, 1)
             ends.append(u)
         w = np.mean(ends, 0)
-    close(vector(state.params), w)
-    close(state.table["own"]["body"], own[:, 0])
-    close(state.table["alpha"], alpha)
+    assert_near(vector(state.params), w)
+    assert_near(state.table["own"]["body"], own[:, 0])
+    assert_near(state.table["alpha"], alpha)
     outputs = _predict(algorithm, state)
     mixed = alpha[:, None] * own + (1 - alpha[:, None]) * w
-    close(outputs, X * mixed[:, :1] + mixed[:, 1:])
+    assert_near(outputs, X * mixed[:, :1] + mixed[:, 1:])
 
 
 def _predict(algorithm, state):
@@ -380,10 +380,10 @@ def test_fedper_and_fedrep():
         more = {"head_steps": 2} if name == "fedrep" else {}
         algorithm = getattr(fl, name)(MODEL, criterion, SGD, num_clients=N, num_steps=STEPS, **more)
         state = run(algorithm)[-1]
-        close(state.params["body"], w)
-        close(state.table["head"], heads)
+        assert_near(state.params["body"], w)
+        assert_near(state.table["head"], heads)
         assert state.params["head"] is None and state.table["body"] is None
-        close(_predict(algorithm, state), X * w + heads[:, None])
+        assert_near(_predict(algorithm, state), X * w + heads[:, None])
 
 
 def test_ifca_finds_who_belongs_together():
@@ -423,9 +423,9 @@ def test_pfedme():
         MODEL, criterion, SGD, 0.2, strength=mu, personal_steps=steps, server=optax.sgd(0.5), num_steps=STEPS
     )
     state = run(algorithm)[-1]
-    close(vector(state.params), w)
+    assert_near(vector(state.params), w)
     own = np.array([near(w, k) for k in range(N)])
-    close(_predict(algorithm, state), X * own[:, :1] + own[:, 1:])
+    assert_near(_predict(algorithm, state), X * own[:, :1] + own[:, 1:])
 
 
 def test_perfedavg():
@@ -440,7 +440,7 @@ def test_perfedavg():
     state = run(algorithm, clients(query=True), rounds=1)[-1]
     np.testing.assert_allclose(vector(state.params), START - slope, rtol=1e-6)
     own = np.array([descend(vector(state.params), k, 1) for k in range(N)])
-    close(_predict(algorithm, state), X * own[:, :1] + own[:, 1:])
+    assert_near(_predict(algorithm, state), X * own[:, :1] + own[:, 1:])
 
 
 def test_feddf():
@@ -462,7 +462,7 @@ def test_feddf():
         student = student - 0.3 * np.asarray(unlabelled).T @ gap / 3
     aggregator = fl.feddf(model, unlabelled, optax.sgd(0.3), 5)
     direction, _ = aggregator.update(updates, (), params, weights=weights, key=KEY)
-    close(params["w"] - direction["w"], student)
+    assert_near(params["w"] - direction["w"], student)
 
 
 def test_with_source():
@@ -473,7 +473,7 @@ def test_with_source():
     w = START
     for _ in range(2):
         w = w - RATE * (0.3 * g(w, *data(0)) + 0.7 * g(w, X[2], Y[2]))
-    close(vector(learn(MODEL.init(KEY, None), one, KEY).params), w)
+    assert_near(vector(learn(MODEL.init(KEY, None), one, KEY).params), w)
 
 
 ALL = {
@@ -498,4 +498,4 @@ def test_the_order_of_clients_does_not_matter(name):
     for a, b in zip(
         jax.tree.leaves((one.params, one.table)), jax.tree.leaves((other.params, other.table)), strict=True
     ):
-        close(a, b)
+        assert_near(a, b)
