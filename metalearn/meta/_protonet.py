@@ -60,6 +60,8 @@ def protonet(model: Model, num_ways: int) -> Learner:
             if model.train is None
             else model.train(state.params, together, key)
         )
-        return nearest(embedded[count:], *average(embedded[:count], state.support)), new
+        # split, not two slices: slices add padded gradients, and XLA's fusion of those on CPU crashed (jaxlib 0.10.2)
+        support, query = jnp.split(embedded, [count])
+        return nearest(query, *average(support, state.support)), new
 
     return Learner(lambda key, task: model.init(key, task.support.x), adapt, predict, train)

@@ -115,3 +115,15 @@ def test_an_untrained_step_lowers_the_loss():
         state, metrics = step(state, tasks, jax.random.fold_in(KEY, t))
         losses.append(float(metrics["loss"]))
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_the_compiled_gradient_of_a_large_episode_is_the_uncompiled_one():
+    """Of 60 ways and 5 shots: two slices of what was embedded together made XLA's compiled gradient crash on CPU."""
+    model = ml.Model(lambda key, x: jnp.eye(64), lambda params, x, key=None: x @ params)
+    labels = jnp.repeat(jnp.arange(60), 5)
+    support, query = (Batch(jax.random.normal(jax.random.key(i), (300, 64)) / 8, labels) for i in (0, 1))
+    step = ml.episodic(ml.meta.protonet(model, 60), cross_entropy)
+    compiled = jax.jit(step)(jnp.eye(64), ml.Task(support, query), KEY).direction
+    with jax.disable_jit():
+        plain = step(jnp.eye(64), ml.Task(support, query), KEY).direction
+    np.testing.assert_allclose(compiled, plain, rtol=1e-3, atol=1e-5)
