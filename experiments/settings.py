@@ -1,4 +1,4 @@
-"""What every few-shot experiment can be told. Imports no JAX, so that a command line answers at once."""
+"""What every experiment can be told. Imports no JAX, so that a command line answers at once."""
 
 from dataclasses import dataclass
 
@@ -59,4 +59,48 @@ class FewShot:
     devices: int = 1
     """Devices among which the tasks of a training step are spread; several on a CPU are its cores."""
     folder: str = "runs/few-shot"
+    """Where everything of the run goes."""
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Who the clients are, how they train, and which algorithms are compared on them."""
+
+    methods: tuple[str, ...] = ("fedavg",)
+    """Names of algorithms, or your own as some.module:function."""
+    partition: str = "iid"
+    """iid, shards, dirichlet, quantity, or rotation (iid, each client's images turned by quarter turns)."""
+    concentration: float = 0.1
+    """Of dirichlet and quantity: small is uneven."""
+    clients: int = 100
+    cohort: int = 10
+    """Clients a round."""
+    sampling: str = "uniform"
+    """uniform, or size (chances in proportion to examples)."""
+    dropout: float = 0.0
+    """The chance that a sampled client does not answer."""
+    epochs: int = 1
+    """Passes over a client's examples in a round (E)."""
+    batch: int | None = 10
+    """Examples a local step (B); none uses all of a client's."""
+    rates: tuple[float, ...] = (0.1,)
+    """Client learning rates; of several, validation chooses, for each algorithm by itself."""
+    server_rate: float | None = None
+    """The server's, where the algorithm has one; by default a value of its own."""
+    strength: float | None = None
+    """Of an algorithm's own term (FedProx's mu, Ditto's lambda, q-FFL's q, …); by default a value of its own."""
+    rounds: int = 100
+    every: int = 1
+    """Rounds between evaluations."""
+    target: float | None = None
+    """The accuracy to which rounds are counted."""
+    public: float = 0.05
+    """The share of training examples that no client has: the server's, for distillation and transfer."""
+    test_share: float = 0.2
+    """The share of each client's examples that it is tested on; as many again are for validation."""
+    seeds: tuple[int, ...] = (0,)
+    """Random seeds, trained at once; the partition stays."""
+    data_seed: int = 0
+    """Of the partition."""
+    folder: str = "runs/federated"
     """Where everything of the run goes."""

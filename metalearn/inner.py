@@ -16,6 +16,7 @@ from metalearn.minibatch import cycles, epochs
 from metalearn.tree import merge, num_rows, partition, with_statistics
 
 _LOSS, _ORDER, _PENALTY, _COMBINE = range(4)  # what a step's key is folded with
+_WORK = 0  # what the key of a fit is folded with, beside _ORDER
 
 
 def supervised(model: Model, criterion: Criterion) -> LossFn:
@@ -45,6 +46,7 @@ def fit(
     trajectory: bool = False,
     first_order: bool = False,
     remat: bool = False,
+    work: Callable[[Key], jax.Array] | None = None,
 ) -> Callable[..., Fitted]:
     """Builds `adapt(params, data, key, penalty_state=None, opt_state=None) -> Fitted`.
 
@@ -61,6 +63,8 @@ def fit(
       trajectory: keep the parameters after 0…T steps.
       first_order: no gradient flows through the inner gradients (FOMAML).
       remat: recompute inner steps in the backward pass, in blocks of √T, so memory grows with √T.
+      work: `key -> share` of the steps, between 0 and 1, that this task gets to: the rest of them are none. Of E epochs
+        the share e / E is e epochs.
 
     A step without a real example (see `Batch.mask`) changes nothing. The whole loop is differentiable, through every
     step, unless `first_order`.
@@ -96,6 +100,10 @@ def fit(
         elif batch_size is not None and num_epochs is not None:
             schedule = epochs(order_key, count, data.mask, num_epochs, batch_size)
             total = schedule[0].shape[0]
+        real = _real_steps(data.mask, schedule, total)
+        if work is not None:
+            done = jnp.arange(total) < jnp.round(share_of_work(work, key) * total)
+            real = done if real is None else real & done
 
         def step(carry, picked):
             params, opt_state, penalty_state, combine_state, steps = carry
@@ -137,26 +145,34 @@ def fit(
             carry = (new_params, opt_state, penalty_state, combine_state, steps + 1)
             return carry, {"loss": value, **aux.metrics}
 
-        def guarded(carry, picked):
-            mask = data.mask if picked is None else picked[1]
-            if mask is None:
+        def guarded(carry, inputs):
+            picked, needed = inputs
+            if needed is None:
                 return step(carry, picked)
-            # `cond` skips the work where tasks are scanned; under vmap it becomes a select
+            # of tasks mapped together, the step is taken where any has a real example, and each keeps only its own
+            real, anywhere = needed
             shapes = jax.eval_shape(step, carry, picked)[1]
             absent = {name: jnp.zeros(s.shape, s.dtype) for name, s in shapes.items()}
-            return jax.lax.cond(mask.any(), step, lambda carry, picked: (carry, absent), carry, picked)
 
-        def recorded(carry, picked):
-            carry, metrics = guarded(carry, picked)
+            def skip(carry, picked):
+                return carry, absent
+
+            def own(carry, picked):
+                return jax.lax.cond(real, step, skip, carry, picked)
+
+            return jax.lax.cond(anywhere, own, skip, carry, picked)
+
+        def recorded(carry, inputs):
+            carry, metrics = guarded(carry, inputs)
             return carry, (metrics, carry[-1], carry[0] if trajectory else None)
 
         start = (params, opt_state, penalty_state, combine_state, jnp.zeros((), jnp.int32))
         start = jax.tree.map(jnp.asarray, start)
         loop = _nested_scan if remat else _scan
         (params_out, opt_state, penalty_state, _, steps), (metrics, counts, path) = loop(
-            recorded, start, schedule, total
+            recorded, start, (schedule, None if real is None else (real, _for_any(real))), total
         )
-        if data.mask is not None and total:
+        if (data.mask is not None or work is not None) and total:
             # a step that was none repeats the metrics of the real one before it, so that the last are always real
             metrics = jax.tree.map(lambda m: m[jnp.searchsorted(counts, counts)], metrics)
         if trajectory:
@@ -164,6 +180,11 @@ def fit(
         return Fitted(params_out, opt_state, penalty_state, steps, metrics, path)
 
     return adapt
+
+
+def share_of_work(work: Callable[[Key], jax.Array], key: Key) -> jax.Array:
+    """What share of its steps a fit with the option `work` does, given the key that `adapt` gets."""
+    return work(jax.random.fold_in(key, _WORK))
 
 
 def gradient_learner(
@@ -231,6 +252,25 @@ def check_differentiable(optimizer: optax.GradientTransformation) -> None:
 def _take(data: Batch, rows: jax.Array, real: jax.Array | None) -> Batch:
     picked = jax.tree.map(lambda a: a[rows], data)
     return picked._replace(mask=real)
+
+
+def _real_steps(mask, schedule, total):
+    """Which steps have a real example, `[T]`, or `None` where all have."""
+    if schedule is not None:
+        return None if schedule[1] is None else schedule[1].any(1)
+    return None if mask is None else jnp.broadcast_to(mask.any(), (total,))
+
+
+@jax.custom_batching.custom_vmap
+def _for_any(real):
+    """`real` itself; under `vmap` whether it holds in any of those mapped over, unmapped, so that a `cond` on it stays
+    a branch instead of becoming a select."""
+    return real
+
+
+@_for_any.def_vmap
+def _(axis_size, mapped, real):
+    return _for_any(real.any(0)) if mapped[0] else _for_any(real), False
 
 
 def _scan(body, carry, xs, length):

@@ -23,7 +23,7 @@ from metalearn.core import (
     Update,
 )  # fmt: skip
 from metalearn.mapping import Mapping, auto
-from metalearn.tree import merge, num_rows, partition, statistics, with_statistics
+from metalearn.tree import merge, num_rows, partition, select, statistics, with_statistics
 
 
 class State(NamedTuple):
@@ -125,12 +125,18 @@ def over_clients(
     *,
     num_clients: int,
     mapping: Mapping = auto,
+    drop_nonfinite: bool = False,
 ) -> Algorithm:
     """An outer loop over tasks that keep something of their own: a row of a table, found by `task.id`.
 
     `init(key, task) -> (shared, row)`; `client_fn(shared, row, task, key) -> (Update, row)`. Rows of absent clients
     (weight 0) stay as they were. Task k's key is the step's key folded with its id (its position where it has none),
     so nothing depends on the order of tasks or on the mapping.
+
+    With `drop_nonfinite` a client whose update or new row holds a number that is not finite is absent in that round,
+    and the metric `dropped` counts them. Otherwise such a number reaches the loss or the state, where `run` stops.
+
+    Where nobody is present the aggregate is zero, and the optimizer goes on with that: SGD stays, momentum moves on.
     """
 
     def start(key, batch):
@@ -152,11 +158,17 @@ def over_clients(
         def one(common, inputs):
             shared, aggregator_state, client_key, each_key = common
             task, row, task_id = inputs
-            update, row = client_fn(shared, row, task, jax.random.fold_in(client_key, task_id))
+            update, new_row = client_fn(shared, row, task, jax.random.fold_in(client_key, task_id))
+            dropped = None
+            if drop_nonfinite:
+                finite = _finite((update._replace(metrics={}), new_row))
+                dropped = ~finite & (update.weight != 0)
+                empty = jax.tree.map(jnp.zeros_like, update)._replace(metrics=update.metrics)
+                update, new_row = select(finite, update, empty), select(finite, new_row, row)
             present = update.weight > 0
             # averaged in floating point, whatever the statistic's own type; an absent task contributes nothing
             seen = jax.tree.map(lambda s: jnp.where(present, s.astype(jnp.result_type(float)), 0), update.statistics)
-            kept = (update.weight, update.loss, update.metrics, row)
+            kept = (update.weight, update.loss, update.metrics, new_row, dropped)
             if aggregator.each is None:
                 return (None, seen), (kept, update.direction)
             return (aggregator.each(update, aggregator_state, jax.random.fold_in(each_key, task_id)), seen), (
@@ -164,7 +176,7 @@ def over_clients(
                 None,
             )
 
-        (total, seen), ((weights, losses, metrics, rows), directions) = mapping(
+        (total, seen), ((weights, losses, metrics, rows, dropped), directions) = mapping(
             one, (shared, aggregator_state, client_key, each_key), (batch, rows, ids)
         )
         if aggregator.each is None:
@@ -179,7 +191,10 @@ def over_clients(
         # an absent client's row is written nowhere, even where padding repeats a present client's id
         slots = jnp.where(present, ids, num_clients)
         table = jax.tree.map(lambda all_rows, new: all_rows.at[slots].set(new, mode="drop"), table, rows)
-        return State(shared, opt_state, aggregator_state, table), _report(losses, metrics, present)
+        report = _report(losses, metrics, present)
+        if drop_nonfinite:
+            report["dropped"] = dropped.sum()
+        return State(shared, opt_state, aggregator_state, table), report
 
     return Algorithm(start, step)
 
@@ -191,6 +206,7 @@ def over_tasks(
     optimizer: optax.GradientTransformation,
     *,
     mapping: Mapping = auto,
+    drop_nonfinite: bool = False,
 ) -> Algorithm:
     """An outer loop over a batch of tasks: `over_clients` with an empty row.
 
@@ -200,6 +216,7 @@ def over_tasks(
       aggregator: how the K updates become one: `mean()`, `weighted_mean()`, …
       optimizer: the outer (server) optimizer; it receives the aggregate as its gradient.
       mapping: how tasks are spread over time and devices; it changes speed and memory, never the numbers.
+      drop_nonfinite: leave out a task whose update is not finite, and count it in the metric `dropped`.
     """
     return over_clients(
         lambda key, task: (init(key, task), ()),
@@ -208,6 +225,7 @@ def over_tasks(
         optimizer,
         num_clients=0,
         mapping=mapping,
+        drop_nonfinite=drop_nonfinite,
     )
 
 
@@ -255,6 +273,11 @@ def evaluate(
         return mapping(one, (params, key), (tasks, rows, ids))[1]
 
     return evaluate_tasks
+
+
+def _finite(tree):
+    inexact = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in inexact]).all()
 
 
 def _average(seen, present, rest):

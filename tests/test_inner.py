@@ -6,10 +6,12 @@ import numpy as np
 import optax
 import pytest
 from _toys import assert_close, distance, float64, pad, plain_mlp, quadratic_loss, regression_tasks
+from jax.sharding import Mesh
 
 from metalearn.aggregate import mean, stacked
 from metalearn.core import Aux, Batch, InputError, Model, Penalty, Statistic
 from metalearn.inner import check_differentiable, fit, gradient_learner, supervised
+from metalearn.mapping import scanned, sharded, vmapped
 from metalearn.metrics import cross_entropy, squared_error
 from metalearn.nets import Conv4, from_linen
 from metalearn.penalty import proximal
@@ -325,6 +327,121 @@ def test_a_step_without_a_real_example_is_no_step(key):
         assert int(out.steps) == 0
         assert_close(out.params, params, 0, 0)
         assert_close(out.opt_state, optax.adam(0.1).init(params), 0, 0)
+
+
+# --- padded steps of tasks mapped together -------------------------------------------------------------------------
+
+
+_LENGTHS = (6, 1, 4, 0, 3)
+
+
+def _ragged(order=range(5)):
+    """Clients of 6, 1, 4, 0 and 3 examples, padded to 6, with their keys."""
+    tasks = regression_tasks(jax.random.key(1), 5, 6).support
+    mask = (jnp.arange(6)[None] < jnp.array(_LENGTHS)[:, None]).astype(float)
+    inputs = (tasks._replace(mask=mask), jax.random.split(jax.random.key(3), 5))
+    return jax.tree.map(lambda a: a[jnp.array(order)], inputs)
+
+
+def _padded_fit(**options):
+    loss = supervised(plain_mlp(1), squared_error)
+    return fit(loss, optax.sgd(0.1, 0.9), **({"num_epochs": 2, "batch_size": 1} | options))
+
+
+def _mapped(mapping, adapt, inputs, params):
+    def one(params, inputs):
+        fitted = adapt(params, *inputs)
+        return jax.tree.map(jnp.square, fitted.params), (fitted.params, fitted.steps)
+
+    return mapping(one, params, inputs)
+
+
+_CHUNKS = {"chunk 2": lambda: scanned(2), "chunk 3": lambda: scanned(3), "vmapped": vmapped}
+
+
+@pytest.mark.parametrize("name", _CHUNKS)
+@pytest.mark.parametrize("options", [{}, {"batch_size": None}], ids=["batches", "whole"])
+def test_padded_steps_of_a_chunk_are_a_branch_and_change_no_number(name, options, key):
+    adapt, params = _padded_fit(**options), plain_mlp(1).init(key, jnp.zeros((1, 2)))
+
+    def through(mapping):
+        return jax.jit(lambda params, inputs: _mapped(mapping, adapt, inputs, params))
+
+    (expected_sum, (expected, steps)) = through(scanned(1))(params, _ragged())
+    per_epoch = _LENGTHS if not options else np.minimum(_LENGTHS, 1)
+    np.testing.assert_array_equal(steps, 2 * np.asarray(per_epoch))
+    compiled = through(_CHUNKS[name]())
+    assert "conditional(" in compiled.lower(params, _ragged()).compile().as_text()
+    order = np.array([4, 2, 0, 3, 1])
+    for inputs, back in ((_ragged(), np.arange(5)), (_ragged(order), np.argsort(order))):
+        total, (ends, done) = compiled(params, inputs)
+        assert_close(total, expected_sum)
+        assert_close(jax.tree.map(lambda a: a[back], ends), expected)  # noqa: B023
+        np.testing.assert_array_equal(done[back], steps)
+
+
+def test_a_chunk_takes_as_many_steps_as_its_largest_client(key):
+    """Counted by a callback in the loss: chunks of two, sorted by size, take 2 (6 + 3) steps instead of 2 (6 + 6)."""
+    seen = []
+
+    def counted(params, batch, key):
+        jax.debug.callback(lambda weight: seen.append(weight), batch.x[0, 0])
+        return jnp.sum((params - batch.x) ** 2), Aux({})
+
+    adapt = fit(counted, optax.sgd(0.1), num_epochs=2, batch_size=1)
+    data, keys = _ragged([0, 2, 4, 1])
+    run = jax.jit(lambda inputs: scanned(2)(lambda _, i: ((), adapt(jnp.zeros((1, 2)), *i).steps), (), inputs))
+    _, steps = run((data, keys))
+    jax.effects_barrier()
+    np.testing.assert_array_equal(steps, [12, 8, 6, 2])
+    assert len(seen) == 2 * (12 + 6)  # the callback is called for each of the chunk's two clients
+
+
+def test_the_gradient_through_a_chunk_and_its_gradient(key):
+    model = plain_mlp(2, 1)
+    params = jax.jit(model.init)(key, jnp.zeros((1, 2)))
+    adapt = fit(supervised(model, squared_error), optax.sgd(0.1), num_epochs=1, batch_size=2)
+    data, keys = _ragged([0, 1, 2, 4])  # a network's derivative at no example at all is not finite
+    flat, unflatten = jax.flatten_util.ravel_pytree(params)
+
+    def outer(mapping):
+        def value(flat):
+            total, _ = mapping(
+                lambda p, i: (jnp.sum(jax.flatten_util.ravel_pytree(adapt(unflatten(p), *i).params)[0] ** 2), ()),
+                flat,
+                (data, keys),
+            )
+            return total
+
+        return value
+
+    direction = jnp.linspace(-1.0, 1.0, len(flat))
+
+    def first_and_second(mapping):
+        gradient = jax.grad(outer(mapping))
+        return jax.jit(lambda v: (gradient(v), jax.grad(lambda u: gradient(u) @ direction)(v)))
+
+    program = first_and_second(vmapped())
+    assert_close(program(flat), first_and_second(scanned(1))(flat), rtol=1e-9)
+    assert "conditional(" in program.lower(flat).compile().as_text()
+
+
+def test_seeds_of_chunks_and_devices(key):
+    """A vmapped batch of seeds over a chunk, and both under `shard_map`."""
+    adapt = _padded_fit()
+    params = jax.vmap(lambda key: plain_mlp(1).init(key, jnp.zeros((1, 2))))(jax.random.split(key, 3))
+    mesh = Mesh(np.array(jax.devices()), ("tasks",))
+
+    def through(mapping):
+        return jax.jit(jax.vmap(lambda params, inputs: _mapped(mapping, adapt, inputs, params)[1], (0, None)))
+
+    one = jax.jit(lambda params: _mapped(scanned(1), adapt, _ragged(), params)[1])
+    expected = [one(jax.tree.map(lambda a: a[i], params)) for i in range(3)]  # noqa: B023
+    expected = jax.tree.map(lambda *a: jnp.stack(a), *expected)
+    for mapping in (scanned(2), sharded(mesh, inner=vmapped())):
+        program = through(mapping)
+        assert_close(program(params, _ragged()), expected)
+        assert "conditional(" in program.lower(params, _ragged()).compile().as_text()
 
 
 def test_the_trajectory_holds_the_parameters_after_every_step(key):

@@ -233,6 +233,76 @@ def test_the_reported_loss_of_a_ragged_client_is_that_of_its_last_real_step():
     np.testing.assert_allclose(padded["loss"], plain["loss"], rtol=1e-5)
 
 
+# --- updates that are not finite -----------------------------------------------------------------------------------
+
+
+_PLACES = ("direction", "weight", "loss", "statistics", "row")
+
+
+def _spoiling(place, stack=False, **options):
+    """Client 2 reports NaN in one place, whatever it is; the others 1, 2 and 4, the numbers of their examples."""
+
+    def client_fn(shared, row, task, key):
+        size = task.support.mask.sum()
+        bad = jnp.where(task.id == 2, jnp.nan, 1.0)
+        at = {name: size * (bad if name == place else 1.0) for name in _PLACES}
+        direction, seen = {"w": at["direction"], "mean": None}, {"w": None, "mean": Statistic(at["statistics"])}
+        weight = jnp.where(size > 0, at["weight"], 0)
+        return Update(direction, weight, at["loss"], {"size": size}, seen), row + at["row"]
+
+    def init(key, task):
+        return {"w": jnp.array(0.0), "mean": Statistic(jnp.array(0.0))}, jnp.array(10.0)
+
+    aggregator = ml.stacked(ml.weighted_mean().update) if stack else ml.weighted_mean()
+    return ml.over_clients(init, client_fn, aggregator, _recorder(), num_clients=5, **options)
+
+
+def _four():
+    mask = (jnp.arange(4)[None] < jnp.array([1, 2, 4, 0])[:, None]).astype(jnp.float32)
+    return Task(Batch(jnp.zeros((4, 4)), mask=mask), id=jnp.array([0, 1, 2, 2]))
+
+
+@pytest.mark.parametrize("place", _PLACES)
+@pytest.mark.parametrize(("stack", "mapping"), [(False, "scanned(3)"), (True, "scanned(1)")])
+def test_an_update_that_is_not_finite_is_dropped_wherever_that_is(place, stack, mapping):
+    """The fourth client is absent and not finite, which is no drop."""
+    algorithm = _spoiling(place, stack, mapping=_MAPPINGS[mapping](), drop_nonfinite=True)
+    state, metrics = jax.jit(algorithm.step)(algorithm.init(KEY, _four()), _four(), KEY)
+    np.testing.assert_allclose(state.opt_state["w"], (1 + 4) / 3, rtol=1e-6)
+    np.testing.assert_allclose(state.params["mean"].value, 1.5)
+    np.testing.assert_allclose(state.table, [11, 12, 10, 10, 10])
+    assert int(metrics["dropped"]) == 1
+    assert float(metrics["loss"]) == float(metrics["size"]) == 1.5
+
+
+@pytest.mark.parametrize("place", _PLACES)
+def test_otherwise_it_shows(place):
+    algorithm = _spoiling(place)
+    state, metrics = jax.jit(algorithm.step)(algorithm.init(KEY, _four()), _four(), KEY)
+    where = {
+        "direction": state.params["w"],
+        "weight": metrics["size"],
+        "loss": metrics["loss"],
+        "statistics": state.params["mean"].value,
+        "row": state.table[2],
+    }
+    # a weight that is not a number is not above zero: that client is absent
+    assert bool(jnp.isfinite(where[place])) == (place == "weight")
+    assert "dropped" not in metrics
+
+
+def test_dropping_changes_no_number_where_all_is_finite():
+    init, task_fn = _through("difference")
+    tasks = regression_tasks(jax.random.key(1), 5)
+    results = []
+    for drop in (False, True):
+        algorithm = ml.over_tasks(init, task_fn, ml.mean(), _recorder(), mapping=ml.scanned(1), drop_nonfinite=drop)
+        state, metrics = jax.jit(algorithm.step)(algorithm.init(KEY, tasks), tasks, KEY)
+        results.append((state, metrics))
+    assert int(results[1][1].pop("dropped")) == 0
+    assert_close(results[1], results[0], rtol=1e-6, atol=1e-7)
+
+
 # --- tables --------------------------------------------------------------------------------------------------------
 
 

@@ -31,20 +31,6 @@ _OF_THE_CNN = ("filters", "hidden")
 SMALL = {"clients": 3, "examples": 50}  # with --quick
 
 
-class CNN(nn.Module):
-    """McMahan's, with convolutions that stay fast when every client has its own weights."""
-
-    filters: int
-    hidden: int
-
-    @nn.compact
-    def __call__(self, x):
-        for i in range(2):
-            x = ml.nets.max_pool(nn.relu(ml.nets.Conv((i + 1) * self.filters, 5, name=f"conv_{i}")(x)))
-        x = nn.relu(nn.Dense(self.hidden, name="hidden")(x.reshape(x.shape[0], -1)))
-        return nn.Dense(10, name="head")(x)
-
-
 def run(row: str, options: Options) -> dict[str, Any]:
     """Ours against the peers."""
     size = Size(clients=100) if row == "fedavg_logistic" else Size()
@@ -70,6 +56,6 @@ def network(row: str, size: Size) -> tuple[nn.Module, dict[str, Any]]:
     """The network of a row, and what the peers build."""
     if row == "fedavg_cnn":
         net = {"channels": 1, "filters": size.filters, "hidden": size.hidden, "outputs": 10, "sides": size.sides // 4}
-        return CNN(size.filters, size.hidden), {"kind": "cnn"} | net
+        return ml.nets.CNN(10, size.filters, size.hidden), {"kind": "cnn"} | net
     hidden = [200, 200] if row == "fedavg_2nn" else []
     return ml.nets.MLP([*hidden, 10]), {"kind": "mlp", "sizes": [size.sides**2, *hidden, 10]}

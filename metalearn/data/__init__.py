@@ -5,10 +5,10 @@ Samplers: `sinusoid`, `lines_and_sines` (generated), `few_shot` and `examples` (
 `ClassImages`, divided by `split_classes` into classes that do not overlap. `check_batch` looks at arrays from outside.
 
 Clients: `data.partitions` divides a data set among them, `clients` makes a population of the parts, `cohort` samples
-it.
+it, `views` are how a client sees its examples. `shakespeare` has clients of its own: speaking roles.
 """
 
-from metalearn.data import partitions
+from metalearn.data import partitions, views
 from metalearn.data._batched import batched
 from metalearn.data._check_batch import check_batch
 from metalearn.data._clients import Clients, clients, cohort, everyone, padding
@@ -18,6 +18,7 @@ from metalearn.data._few_shot import few_shot
 from metalearn.data._lines_and_sines import lines_and_sines
 from metalearn.data._mnist import mnist
 from metalearn.data._omniglot import omniglot
+from metalearn.data._shakespeare import Text, shakespeare
 from metalearn.data._sinusoid import sinusoid
 from metalearn.data.images import ClassImages, Splits, split_classes
 
@@ -25,6 +26,7 @@ __all__ = [
     "ClassImages",
     "Clients",
     "Splits",
+    "Text",
     "batched",
     "check_batch",
     "clients",
@@ -38,6 +40,8 @@ __all__ = [
     "omniglot",
     "padding",
     "partitions",
+    "shakespeare",
     "sinusoid",
     "split_classes",
+    "views",
 ]

@@ -1,7 +1,7 @@
 """A population of clients, and cohorts of it: flat arrays and offsets, gathered inside jit."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,8 @@ from metalearn.data.images import to_float
 class Clients(NamedTuple):
     """Whose example is whose: client k has rows `order[starts[k] : starts[k] + sizes[k]]` of `x` and `y`.
 
-    Memory is that of the data and two numbers a client, however many there are.
+    Memory is that of the data, two numbers a client, however many there are, and `features`. Where there is a `view`,
+    client k sees `view(x, features[k])` of what is gathered of it.
     """
 
     x: jax.Array
@@ -24,21 +25,50 @@ class Clients(NamedTuple):
     order: jax.Array
     starts: jax.Array
     sizes: jax.Array
+    view: Partial | None = None
+    features: Any = None
 
 
-def clients(x, y, parts: Sequence[np.ndarray]) -> Clients:
-    """A population out of arrays `[n, ...]`, `[n]` and each client's indices (see `data.partitions`).
+def clients(
+    x, y, parts: Sequence[np.ndarray], *, view: Callable[..., jax.Array] | None = None, features: Any = None
+) -> Clients:
+    """A population out of arrays `[n, ...]`, `[n, ...]` and each client's indices (see `data.partitions`).
 
-    Raises `InputError` where a client has no example, or an index is not one of the data's.
+    Args:
+      view: `(x [m, ...], feature) -> x [m, ...]`, how a client sees its examples: feature shift. It is applied to what
+        is gathered, so no example is ever copied for a client; uint8 is scaled to [0, 1] before. See `data.views`.
+      features: a pytree of arrays `[num_clients, ...]`, of which client k's view gets row k.
+
+    Raises `InputError` where there is no client, a client has no example, an index is not one of the data's, or `view`
+    and `features` do not fit.
     """
     sizes = np.array([len(part) for part in parts])
-    if not len(sizes) or sizes.min() < 1:
-        raise InputError(f"client {int(np.argmin(sizes)) if len(sizes) else 0} has no example; leave it out.")
+    if not len(sizes):
+        raise InputError("parts has no client in it.")
+    if sizes.min() < 1:
+        raise InputError(f"client {int(np.argmin(sizes))} has no example; leave it out.")
     order = np.concatenate([np.asarray(part) for part in parts])
-    if len(x) != len(y) or order.min() < 0 or order.max() >= len(x):
-        raise InputError(f"parts must index x and y, which have {len(x)} and {len(y)} rows; found {order.max()}.")
+    if len(x) != len(y):
+        raise InputError(f"x and y must have a row for every example, but have {len(x)} and {len(y)}.")
+    if not np.issubdtype(order.dtype, np.integer):
+        raise InputError(f"parts must hold the integer numbers of examples, but they are {order.dtype}.")
+    if order.min() < 0 or order.max() >= len(x):
+        outside = order.min() if order.min() < 0 else order.max()
+        raise InputError(f"parts must index x and y, which have {len(x)} rows; found {outside}.")
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    return Clients(jnp.asarray(x), jnp.asarray(y), *(jnp.asarray(a, jnp.int32) for a in (order, starts, sizes)))
+    order, starts, sizes = (np.asarray(a, np.int32) for a in (order, starts, sizes))
+    flat = Clients(jnp.asarray(x), jnp.asarray(y), jnp.asarray(order), jnp.asarray(starts), jnp.asarray(sizes))
+    if (view is None) != (features is None):
+        raise InputError("view and features belong together: give both or neither.")
+    if view is None:
+        return flat
+    features = jax.tree.map(jnp.asarray, features)
+    for leaf in jax.tree.leaves(features):
+        if leaf.shape[:1] != sizes.shape:
+            raise InputError(f"features must have a row for each of {len(sizes)} clients, but are {list(leaf.shape)}.")
+    seen = flat._replace(view=Partial(view), features=features)
+    jax.eval_shape(lambda of: _gathered(of, 0, 1, jax.random.key(0)), seen)  # a view that cannot be is refused here
+    return seen
 
 
 def cohort(
@@ -50,6 +80,7 @@ def cohort(
     rate: float | None = None,
     dropout: float = 0.0,
     max_examples: int | None = None,
+    by_size: bool = False,
 ):
     """Returns `sample(key) -> Task` of `size` clients, with leaves `[size, max_examples, ...]`, for `run`.
 
@@ -57,11 +88,15 @@ def cohort(
     random part in each round) with copies of a real example; `support.mask` is 0 there. `id` is the client's number.
 
     Args:
-      query: the same clients' test examples; all of them, padded alike.
+      query: the same clients' test examples; all of them, padded alike, and seen through the population's view unless
+        they have one of their own.
       sampling: "uniform", without replacement; "size", without replacement with chances in proportion to the number
         of examples; "poisson", each client independently with chance `rate`: those beyond `size` are left out, and
         missing ones are absent (their mask is 0 everywhere).
       dropout: the chance that a sampled client does not answer and is absent.
+      by_size: put the cohort in the order of the examples shown, most first and absent clients last, so that the
+        chunks of a chunked mapping hold clients alike. Leave it where the cohort is sharded: one device would get all
+        the large ones. Which clients and examples there are does not depend on it.
 
     Raises `InputError` where there are fewer clients than `size`, or an argument cannot be used.
     """
@@ -73,8 +108,10 @@ def cohort(
         raise InputError(f"sampling must be 'uniform', 'size' or 'poisson', but is {sampling!r}.")
     if (sampling == "poisson") != (rate is not None):
         raise InputError("rate is the chance of Poisson sampling: give it with sampling='poisson' and only there.")
-    if query is not None and query.sizes.shape[0] != count:
-        raise InputError(f"query has {query.sizes.shape[0]} clients, and the population {count}.")
+    _between("dropout", dropout, lambda value: 0 <= value < 1, "at least 0 and below 1")
+    if rate is not None:
+        _between("rate", rate, lambda value: 0 < value <= 1, "above 0 and at most 1")
+    query = _alike(population, query)
     most = int(population.sizes.max()) if max_examples is None else positive("max_examples", max_examples)
     most_query = 0 if query is None else int(query.sizes.max())
     chosen = 1.0 if rate is None else rate
@@ -87,6 +124,9 @@ def cohort(
         present = jax.random.uniform(drop_key, (size,)) >= dropout
         if sampling == "poisson":
             present &= chance[ids] < chosen
+        if by_size:
+            order = jnp.argsort(present * jnp.minimum(population.sizes[ids], most), descending=True)
+            ids, present = ids[order], present[order]
         parts = jax.vmap(jax.random.fold_in, (None, 0))(part_key, ids)
         support = jax.vmap(lambda i, key: _gathered(population, i, most, key))(ids, parts)
         assert support.mask is not None
@@ -100,21 +140,64 @@ def cohort(
 
 
 def everyone(population: Clients, query: Clients | None = None) -> Task:
-    """All clients at once, in order: what an evaluation goes over."""
+    """All clients at once, in order: what an evaluation goes over. `query` is as in `cohort`."""
+    query = _alike(population, query)
     ids = jnp.arange(population.sizes.shape[0])
 
     def gather(of):
-        most = int(of.sizes.max())
+        most = int(np.asarray(of.sizes).max())  # on the host, so that it may be called under jit
         return jax.vmap(lambda i: _gathered(of, i, most, jax.random.key(0)))(ids)
 
     return Task(gather(population), None if query is None else gather(query), ids)
 
 
-def padding(population: Clients, max_examples: int | None = None) -> float:
-    """The share of a padded cohort that is not real: 1 - mean size / largest size."""
+def padding(
+    population: Clients, max_examples: int | None = None, chunk: int | None = None, size: int | None = None
+) -> float:
+    """The share of padded examples that is not real: 1 - Σ_k n_k / Σ_k m_k, over the whole population.
+
+    Client k shows n_k of its examples, all or `max_examples`, in m_k rows. Without `chunk`, m_k is the largest size
+    (or `max_examples`) for everybody: what a uniform `cohort` wastes. With it, clients are sorted by size, cut into
+    chunks of that many (the last may be smaller) and padded to the largest of their chunk.
+
+    With `size`, the same of uniform cohorts of that many clients, ordered `by_size`: both sums are replaced by their
+    expectations, exactly (the jth largest of a cohort is v or more where at least j of it are: hypergeometric).
+
+    >>> sizes = [np.arange(5), np.arange(4), np.arange(2), np.arange(1)]
+    >>> population = clients(np.zeros(5), np.zeros(5), sizes)
+    >>> [round(padding(population, chunk=chunk), 2) for chunk in (None, 2, 1)]
+    [0.4, 0.14, 0.0]
+    """
+    from scipy.stats import hypergeom  # here, for it is slow to import
+
     sizes = np.asarray(population.sizes)
-    most = sizes.max() if max_examples is None else max_examples
-    return float(1 - np.minimum(sizes, most).mean() / most)
+    count = len(sizes)
+    most = int(sizes.max()) if max_examples is None else positive("max_examples", max_examples)
+    shown = np.minimum(sizes, most)
+    if chunk is None:
+        return float(1 - shown.mean() / most)
+    size = count if size is None else positive("size", size)
+    if size > count:
+        raise InputError(f"a cohort of {size} is more than the {count} clients there are.")
+    first = np.arange(0, size, positive("chunk", chunk))
+    values, counts = np.unique(shown, return_counts=True)
+    as_large = np.cumsum(counts[::-1])[::-1]
+    chances = hypergeom.sf(first[:, None], count, as_large, size)
+    rows = np.diff(first, append=size) @ chances @ np.diff(values, prepend=0)
+    return float(1 - size * shown.mean() / rows)
+
+
+def _alike(population: Clients, query: Clients | None) -> Clients | None:
+    if query is None:
+        return None
+    if query.sizes.shape != population.sizes.shape:
+        raise InputError(f"query has {query.sizes.shape[0]} clients, and the population {population.sizes.shape[0]}.")
+    return query if query.view is not None else query._replace(view=population.view, features=population.features)
+
+
+def _between(name: str, value, fits: Callable[[Any], bool], said: str) -> None:
+    if not isinstance(value, jax.core.Tracer) and not fits(value):
+        raise InputError(f"{name} must be {said}, but is {value}.")
 
 
 def _gathered(of: Clients, i, most: int, key) -> Batch:
@@ -124,4 +207,7 @@ def _gathered(of: Clients, i, most: int, key) -> Batch:
     rows = of.order[of.starts[i] + jnp.where(place < size, (place + shift) % size, 0)]
     mask = (place < size).astype(jnp.result_type(float))
     x = of.x[rows]
-    return Batch(to_float(x) if x.dtype == jnp.uint8 else x, of.y[rows], mask)
+    x = to_float(x) if x.dtype == jnp.uint8 else x
+    if of.view is not None:
+        x = of.view(x, jax.tree.map(lambda leaf: leaf[i], of.features))
+    return Batch(x, of.y[rows], mask)

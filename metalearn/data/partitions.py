@@ -17,15 +17,15 @@ def iid(count: int, num_clients: int, *, seed: int = 0) -> list[np.ndarray]:
     >>> [len(part) for part in iid(10, 3)]
     [4, 3, 3]
     """
-    _enough(count, num_clients)
+    _enough(positive("count", count), num_clients)
     return np.array_split(np.random.default_rng(seed).permutation(count), num_clients)
 
 
 def shards(labels: np.ndarray, num_clients: int, per_client: int = 2, *, seed: int = 0) -> list[np.ndarray]:
     """Sorted by label, cut into `num_clients * per_client` shards, of which each client gets `per_client`: most then
     have examples of that many labels (McMahan et al. 2017, arXiv 1602.05629)."""
-    per_client = positive("per_client", per_client)
-    _enough(len(labels), num_clients * per_client)
+    labels, per_client = _vector("labels", labels), positive("per_client", per_client)
+    _enough(len(labels), num_clients, per_client)
     cut = np.array_split(np.argsort(labels, kind="stable"), num_clients * per_client)
     dealt = np.random.default_rng(seed).permutation(len(cut)).reshape(num_clients, per_client)
     return [np.concatenate([cut[i] for i in mine]) for mine in dealt]
@@ -41,9 +41,9 @@ def dirichlet(
     A client with fewer than `min_size` examples receives at random from the largest, one by one, so a tiny
     concentration with many clients ends, where drawing again until it fits would not.
     """
-    if not concentration > 0:
-        raise InputError(f"concentration must be above 0, but is {concentration}.")
-    _enough(len(labels), num_clients * positive("min_size", min_size))
+    _positive_finite(concentration)
+    labels = _vector("labels", labels)
+    _enough(len(labels), num_clients, positive("min_size", min_size))
     rng = np.random.default_rng(seed)
     parts: list[list[int]] = [[] for _ in range(num_clients)]
     for label in np.unique(labels):
@@ -57,9 +57,8 @@ def quantity(
     count: int, num_clients: int, concentration: float, *, min_size: int = 1, seed: int = 0
 ) -> list[np.ndarray]:
     """Examples alike, numbers unlike: sizes are proportions drawn from a symmetric Dirichlet distribution."""
-    if not concentration > 0:
-        raise InputError(f"concentration must be above 0, but is {concentration}.")
-    _enough(count, num_clients * positive("min_size", min_size))
+    _positive_finite(concentration)
+    _enough(positive("count", count), num_clients, positive("min_size", min_size))
     rng = np.random.default_rng(seed)
     order = rng.permutation(count)
     parts = [piece.tolist() for piece in np.split(order, _cuts(rng, count, num_clients, concentration))]
@@ -72,37 +71,60 @@ def by_group(groups: np.ndarray) -> list[np.ndarray]:
     >>> by_group(np.array([7, 3, 7]))
     [array([1]), array([0, 2])]
     """
-    _, index = np.unique(np.asarray(groups), return_inverse=True)
+    groups = _vector("groups", groups)
+    _enough(len(groups), 1)
+    _, index = np.unique(groups, return_inverse=True)
     order = np.argsort(index, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(index[order])) + 1)
 
 
-def split_each(parts: Sequence[np.ndarray], fraction: float, *, seed: int = 0) -> tuple[list, list]:
+def split_each(
+    parts: Sequence[np.ndarray], fraction: float, *, ordered: bool = False, seed: int = 0
+) -> tuple[list, list]:
     """Each client's examples in two: what it learns from, and a `fraction` that it is tested on.
 
-    A client with a single example keeps it to learn from; every other has at least one on either side.
+    The test examples are random ones, or with `ordered` the last, for examples that came one after another (text,
+    measurements). A client with a single example keeps it to learn from; every other has at least one on either side.
+
+    >>> split_each([np.array([3, 4, 7, 9])], 0.25, ordered=True)
+    ([array([3, 4, 7])], [array([9])])
     """
     if not 0 < fraction < 1:
         raise InputError(f"fraction must be between 0 and 1, but is {fraction}.")
     rng = np.random.default_rng(seed)
-    mixed = [rng.permutation(part) for part in parts]
-    tests = [min(max(round(fraction * len(part)), 1), len(part) - 1) for part in mixed]
-    return (
-        [part[test:] for part, test in zip(mixed, tests, strict=True)],
-        [part[:test] for part, test in zip(mixed, tests, strict=True)],
-    )
+
+    def split(part):
+        test = min(max(round(fraction * len(part)), 1), len(part) - 1)
+        # the examples for the test go first, whichever way
+        mixed = np.roll(part, test) if ordered else rng.permutation(part)
+        return mixed[test:], mixed[:test]
+
+    learn, tests = zip(*map(split, parts)) if len(parts) else ((), ())
+    return list(learn), list(tests)
 
 
 def split_clients(num_clients: int, sizes: Sequence[int], *, seed: int = 0) -> list[np.ndarray]:
     """Clients' numbers at random in groups of the given sizes: training, validation and test clients."""
-    if sum(sizes) > num_clients or min(sizes) < 1:
+    if sum(sizes) > num_clients or min(sizes, default=0) < 1:
         raise InputError(f"sizes {tuple(sizes)} must be positive and sum to at most the {num_clients} clients.")
     return np.split(np.random.default_rng(seed).permutation(num_clients)[: sum(sizes)], np.cumsum(sizes)[:-1])
 
 
-def _enough(count: int, least: int) -> None:
-    if positive("num_clients", least) > count:
+def _enough(count: int, num_clients: int, each: int = 1) -> None:
+    least = positive("num_clients", num_clients) * each
+    if least > count:
         raise InputError(f"{count} examples are too few: {least} are needed for every client to have its own.")
+
+
+def _vector(name: str, values) -> np.ndarray:
+    if np.ndim(values) != 1:
+        raise InputError(f"{name} must be one for each example, [n], but have the shape {list(np.shape(values))}.")
+    return np.asarray(values)
+
+
+def _positive_finite(concentration: float) -> None:
+    if not 0 < concentration < np.inf:
+        raise InputError(f"concentration must be above 0 and finite, but is {concentration}.")
 
 
 def _cuts(rng, count: int, num_clients: int, concentration: float) -> np.ndarray:

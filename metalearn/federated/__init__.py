@@ -23,11 +23,17 @@ from metalearn.federated._fedbn import fedbn
 from metalearn.federated._ifca import ifca
 from metalearn.federated._local import local_only
 
+# who comes, how much they do, and what travels
+from metalearn.federated._power_of_choice import power_of_choice
+from metalearn.federated._stragglers import stragglers
+from metalearn.federated._by_round import by_round
+from metalearn.federated._sent import Sent, sent
+
 from metalearn.federated._transfer import with_source
 from metalearn.federated.client import Federated
 
 __all__ = [
     *("agnostic", "apfl", "ditto", "fedadagrad", "fedadam", "fedavg", "fedavgm", "fedbn", "feddf", "feddyn", "fednova"),
     *("fedper", "fedprox", "fedrep", "fedsgd", "fedyogi", "ifca", "local_only", "mime", "perfedavg", "pfedme", "qffl"),
-    *("scaffold", "with_source", "Federated"),
+    *("scaffold", "with_source", "Federated", "power_of_choice", "stragglers", "by_round", "Sent", "sent"),
 ]

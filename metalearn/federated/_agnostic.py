@@ -8,7 +8,7 @@ import optax
 
 from metalearn.aggregate import mean, parts
 from metalearn.core import Criterion, InputError, Model
-from metalearn.federated.client import Federated, moved, proposal, shared_params, using
+from metalearn.federated.client import Federated, changes, moved, proposal, shared_params, using
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import over_tasks
@@ -23,6 +23,7 @@ def agnostic(
     num_clients: int,
     server: optax.GradientTransformation | None = None,
     mapping: Mapping = auto,
+    drop_nonfinite: bool = False,
     **options: Any,
 ) -> Federated:
     """min over w, max over λ in the simplex, of Σ_k λ_k F_k(w).
@@ -56,5 +57,19 @@ def agnostic(
 
     optimizers = {"params": server or optax.sgd(1.0), "mixture": optax.stateless_with_tree_map(ascend)}
     servers = optax.partition(optimizers, {"params": "params", "mixture": "mixture"})
-    algorithm = over_tasks(init, task_fn, parts({"params": mean(), "mixture": mean()}), servers, mapping=mapping)
-    return Federated(*algorithm, using(model, shared_params))
+    algorithm = over_tasks(
+        init,
+        task_fn,
+        parts({"params": mean(), "mixture": mean()}),
+        servers,
+        mapping=mapping,
+        drop_nonfinite=drop_nonfinite,
+    )
+
+    def down(shared):
+        return shared["params"], shared["mixture"][0]  # λ_k
+
+    def up(shared):
+        return changes(shared["params"]), jnp.zeros(())  # F_k(w)
+
+    return Federated(*algorithm, using(model, shared_params), down, up)

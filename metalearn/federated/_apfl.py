@@ -25,6 +25,7 @@ def apfl(
     adaptive: bool = True,
     server: optax.GradientTransformation | None = None,
     mapping: Mapping = auto,
+    drop_nonfinite: bool = False,
     **options: Any,
 ) -> Federated:
     """A client predicts with v̄ = α v + (1 - α) w: one loop trains w on F(w), and v and α on F(v̄).
@@ -57,7 +58,9 @@ def apfl(
         return proposal(moved(shared, local), task.support, fitted, local), own
 
     server = optax.sgd(1.0) if server is None else server
-    algorithm = over_clients(init, client, mean(), server, num_clients=num_clients, mapping=mapping)
+    algorithm = over_clients(
+        init, client, mean(), server, num_clients=num_clients, mapping=mapping, drop_nonfinite=drop_nonfinite
+    )
     return Federated(
         *algorithm, using(model, lambda shared, row, support, key: _mixed(row["own"], shared, row["alpha"]))
     )

@@ -24,6 +24,7 @@ def ditto(
     personal: optax.GradientTransformation | None = None,
     server: optax.GradientTransformation | None = None,
     mapping: Mapping = auto,
+    drop_nonfinite: bool = False,
     **options: Any,
 ) -> Federated:
     """FedAvg, and beside it every client trains v_k on F_k(v) + (λ / 2) ‖v - w‖², with λ = `strength`.
@@ -45,5 +46,7 @@ def ditto(
         return train(shared, task, shared_key), own(row, task.support, own_key, penalty_state=anchor).params
 
     server = optax.sgd(1.0) if server is None else server
-    algorithm = over_clients(init, client, weighted_mean(), server, num_clients=num_clients, mapping=mapping)
+    algorithm = over_clients(
+        init, client, weighted_mean(), server, num_clients=num_clients, mapping=mapping, drop_nonfinite=drop_nonfinite
+    )
     return Federated(*algorithm, using(model, lambda shared, row, support, key: row))

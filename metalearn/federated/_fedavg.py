@@ -1,5 +1,6 @@
 """FedSGD and FedAvg (McMahan, Moore, Ramage, Hampson, Agüera y Arcas 2017, arXiv 1602.05629)."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,8 @@ import optax
 
 from metalearn.aggregate import weighted_mean
 from metalearn.core import Criterion, Model
-from metalearn.federated.client import Federated, from_model, shared_model, using
+from metalearn.federated._stragglers import in_time
+from metalearn.federated.client import Federated, changes, from_model, shared_model, using
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import difference, gradient, over_tasks
@@ -21,6 +23,8 @@ def fedavg(
     server: optax.GradientTransformation | None = None,
     init: Callable | None = None,
     mapping: Mapping = auto,
+    drop_nonfinite: bool = False,
+    drop_stragglers: bool = False,
     **options: Any,
 ) -> Federated:
     """Clients train on their own data; the server averages what they arrived at, weighted by their examples.
@@ -32,12 +36,22 @@ def fedavg(
       server: receives the weighted mean of w - w_k as its gradient: FedAvgM, FedAdam and their kin are this argument.
       init: `(key, task) -> params`; by default the model's own. A pretrained model enters here, and with
         `where="head"` only a part of it is trained (federated transfer).
-      options: those of `inner.fit`: `num_epochs` (E), `batch_size` (B), `where`, `penalty`, …
+      drop_stragglers: the server leaves out clients whose `work` is less than all, as FedAvg does in the FedProx paper;
+        otherwise what they did counts, as FedProx proposes.
+      options: those of `inner.fit`: `num_epochs` (E), `batch_size` (B), `where`, `penalty`, `work`, …
+
+    Raises `InputError` where stragglers are to be dropped, and no `work` says who they are.
     """
     client = fit(supervised(model, criterion), optimizer, **options)
+    task_fn = difference(client)
+    if drop_stragglers:
+        task_fn = in_time(task_fn, options.get("work"))
     server = optax.sgd(1.0) if server is None else server
-    algorithm = over_tasks(init or from_model(model), difference(client), weighted_mean(), server, mapping=mapping)
-    return Federated(*algorithm, using(model, shared_model))
+    algorithm = over_tasks(
+        init or from_model(model), task_fn, weighted_mean(), server, mapping=mapping, drop_nonfinite=drop_nonfinite
+    )
+    up = functools.partial(changes, where=options.get("where"))
+    return Federated(*algorithm, using(model, shared_model), up=up)
 
 
 def fedsgd(
@@ -47,8 +61,11 @@ def fedsgd(
     *,
     init: Callable | None = None,
     mapping: Mapping = auto,
+    drop_nonfinite: bool = False,
 ) -> Federated:
     """One full-batch gradient a client and round: w ← w - η Σ_k (n_k / n) ∇F_k(w), for `server=optax.sgd(η)`."""
     task_fn = gradient(supervised(model, criterion))
-    algorithm = over_tasks(init or from_model(model), task_fn, weighted_mean(), server, mapping=mapping)
+    algorithm = over_tasks(
+        init or from_model(model), task_fn, weighted_mean(), server, mapping=mapping, drop_nonfinite=drop_nonfinite
+    )
     return Federated(*algorithm, using(model, shared_model))

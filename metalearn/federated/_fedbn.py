@@ -19,6 +19,6 @@ def fedbn(
 ) -> Federated:
     """Normalisation layers, their running statistics included, stay with the client; all else is averaged.
 
-    Options are `num_clients`, `server`, `mapping` and those of `inner.fit`.
+    Options are `num_clients`, `server`, `mapping`, `drop_nonfinite` and those of `inner.fit`.
     """
     return partial(model, criterion, own, [(optimizer, None, {})], **options)

@@ -47,6 +47,7 @@ def feddf(
         teacher = jax.nn.softmax(jnp.tensordot(present, logits, 1))
         start = jax.tree.map(lambda p, u: p - jnp.tensordot(share.astype(u.dtype), u, 1), params, updates)
         student = distil(start, Batch(unlabelled, teacher), key).params
-        return jax.tree.map(jnp.subtract, params, student), state
+        anyone = (weights > 0).any()  # an ensemble of nobody would teach the uniform distribution
+        return jax.tree.map(lambda p, s: jnp.where(anyone, p - s, jnp.zeros_like(p)), params, student), state
 
     return stacked(update)

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metalearn.aggregate import mean, parts, total
-from metalearn.core import Criterion, Model
-from metalearn.federated.client import Federated, moved, proposal, shared_params, using, zeros
+from metalearn.aggregate import summed
+from metalearn.core import Aggregator, Criterion, Model
+from metalearn.federated.client import Federated, changes, moved, proposal, shared_params, using, zeros
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import over_clients
@@ -23,6 +23,7 @@ def feddyn(
     strength: float | jax.Array,
     num_clients: int,
     mapping: Mapping = auto,
+    drop_nonfinite: bool = False,
     **options: Any,
 ) -> Federated:
     """Every client's optimum is moved, round by round, to where the sum of all of them is stationary.
@@ -41,18 +42,42 @@ def feddyn(
         pull = jax.tree.map(jnp.negative, own)
         fitted = learn(params, task.support, key, penalty_state=(pull, proximal(strength).init(params)))
         change = moved(params, fitted.params)
-        scaled = jax.tree.map(lambda d: strength * d, change)
-        direction = {"params": change, "pull": scaled}
-        update = proposal(direction, task.support, fitted, {"params": fitted.params, "pull": shared["pull"]})
-        return update, jax.tree.map(jnp.add, own, scaled)
+        update = proposal(change, task.support, fitted, {"params": fitted.params, "pull": shared["pull"]})
+        return update, jax.tree.map(lambda g, d: g + strength * d, own, change)
 
-    def server(direction, shared):
-        pull = jax.tree.map(jnp.add, shared["pull"], direction["pull"])
-        back = jax.tree.map(lambda d, h: -d - h / strength, direction["params"], pull)
-        return {"params": back, "pull": direction["pull"]}
-
-    aggregator = parts({"params": mean(), "pull": total(1 / num_clients)})
     return Federated(
-        *over_clients(init, client, aggregator, optax.stateless(server), num_clients=num_clients, mapping=mapping),
+        *over_clients(
+            init,
+            client,
+            corrected(strength, num_clients),
+            optax.sgd(1.0),
+            num_clients=num_clients,
+            mapping=mapping,
+            drop_nonfinite=drop_nonfinite,
+        ),
         using(model, shared_params),
+        down=lambda shared: shared["params"],
+        up=lambda shared: changes(shared["params"]),
     )
+
+
+def corrected(strength: float | jax.Array, num_clients: int) -> Aggregator:
+    """mean_k d_k + h / α, and h ← h + (α / N) Σ_k d_k first, out of directions d_k = θ_t - θ_k; zero where nobody is
+    present, for h / α was subtracted already."""
+
+    def each(update, state, key):
+        present = update.weight > 0
+        change = jax.tree.map(lambda d: jnp.where(present, d, jnp.zeros_like(d)), update.direction)
+        return change, present.astype(jnp.result_type(float))
+
+    def finish(total, state, params, key):
+        change, count = total
+        grown = jax.tree.map(lambda d: strength / num_clients * d, change)
+
+        def back(d, h, more):
+            return jnp.where(count > 0, d / jnp.maximum(count, 1).astype(d.dtype) + (h + more) / strength, 0)
+
+        moved_back = jax.tree.map(back, change, params["pull"], grown)
+        return {"params": moved_back, "pull": jax.tree.map(jnp.negative, grown)}, state
+
+    return summed(each, finish)

@@ -8,7 +8,7 @@ import optax
 
 from metalearn.aggregate import summed
 from metalearn.core import Aggregator, Criterion, Model
-from metalearn.federated.client import Federated, from_model, moved, proposal, shared_model, using
+from metalearn.federated.client import Federated, changes, from_model, moved, proposal, shared_model, using
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import over_tasks
@@ -22,6 +22,7 @@ def fednova(
     momentum: float | jax.Array = 0.0,
     server: optax.GradientTransformation | None = None,
     mapping: Mapping = auto,
+    drop_nonfinite: bool = False,
     **options: Any,
 ) -> Federated:
     """What a client did is divided by how much it did, so that those with many steps do not pull the optimum to them.
@@ -41,8 +42,14 @@ def fednova(
         return proposal(direction, task.support, fitted, fitted.params)
 
     server = optax.sgd(1.0) if server is None else server
-    algorithm = over_tasks(from_model(model), task_fn, normalised(), server, mapping=mapping)
-    return Federated(*algorithm, using(model, shared_model))
+    algorithm = over_tasks(
+        from_model(model), task_fn, normalised(), server, mapping=mapping, drop_nonfinite=drop_nonfinite
+    )
+
+    def up(shared):
+        return changes(shared), jnp.zeros(())  # ‖a_k‖₁
+
+    return Federated(*algorithm, using(model, shared_model), up=up)
 
 
 def normalised() -> Aggregator:

@@ -22,8 +22,7 @@ def fedprox(
 ) -> Federated:
     """FedAvg whose clients minimise F_k(w) + (μ / 2) ‖w - w_t‖², with μ = `strength`.
 
-    Stragglers, who do less work, are clients whose support is masked to fewer steps: their partial work counts, as
-    the paper proposes. Deviation: the server weights clients by their examples, where the paper samples them so and
-    takes the plain mean. Options are those of `fedavg`.
+    The partial work of clients who are late, `work=stragglers(…)`, counts. Deviation: the server weights clients by
+    their examples, where the paper samples them so and takes the plain mean. Options are those of `fedavg`.
     """
     return fedavg(model, criterion, optimizer, penalty=proximal(strength), **options)

@@ -9,7 +9,7 @@ import optax
 
 from metalearn.aggregate import summed
 from metalearn.core import Aggregator, Criterion, Model
-from metalearn.federated.client import Federated, moved, proposal, using
+from metalearn.federated.client import Federated, changes, moved, proposal, using
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import over_tasks
@@ -24,6 +24,7 @@ def ifca(
     num_clusters: int,
     server: optax.GradientTransformation | None = None,
     mapping: Mapping = auto,
+    drop_nonfinite: bool = False,
     **options: Any,
 ) -> Federated:
     """A client takes the model with the least loss on its support set, and trains it; each is averaged over its own.
@@ -51,8 +52,13 @@ def ifca(
         return update._replace(statistics=statistics(models))
 
     server = optax.sgd(1.0) if server is None else server
-    algorithm = over_tasks(init, task_fn, by_cluster(), server, mapping=mapping)
-    return Federated(*algorithm, using(model, lambda models, row, support, key: choose(models, support, key)[1]))
+    algorithm = over_tasks(init, task_fn, by_cluster(), server, mapping=mapping, drop_nonfinite=drop_nonfinite)
+    learner = using(model, lambda models, row, support, key: choose(models, support, key)[1])
+
+    def up(models):
+        return changes(jax.tree.map(lambda a: a[0], models)), jnp.zeros((), jnp.int32)  # one model, and which
+
+    return Federated(*algorithm, learner, up=up)
 
 
 def by_cluster() -> Aggregator:

@@ -19,6 +19,7 @@ def local_only(
     *,
     num_clients: int,
     mapping: Mapping = auto,
+    drop_nonfinite: bool = False,
     **options: Any,
 ) -> Federated:
     """v_k ← fit(v_k) on client k's own support set. All rows begin at one initialisation."""
@@ -31,5 +32,7 @@ def local_only(
         fitted = learn(row, task.support, key)
         return proposal((), task.support, fitted), fitted.params
 
-    algorithm = over_clients(init, client, mean(), optax.identity(), num_clients=num_clients, mapping=mapping)
+    algorithm = over_clients(
+        init, client, mean(), optax.identity(), num_clients=num_clients, mapping=mapping, drop_nonfinite=drop_nonfinite
+    )
     return Federated(*algorithm, using(model, lambda shared, row, support, key: row))

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metalearn.aggregate import mean, parts
+from metalearn.aggregate import mean
 from metalearn.core import Criterion, Model, Penalty
-from metalearn.federated.client import Federated, moved, proposal, shared_params, using, zeros
+from metalearn.federated.client import Federated, changes, moved, proposal, shared_params, using, zeros
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import gradient, over_tasks
@@ -24,6 +24,7 @@ def mime(
     lite: bool = False,
     server_rate: float | jax.Array = 1.0,
     mapping: Mapping = auto,
+    drop_nonfinite: bool = False,
     **options: Any,
 ) -> Federated:
     """Every local step applies the server's optimizer with its state s held fixed; s moves once a round.
@@ -48,10 +49,12 @@ def mime(
 
     def ask(shared, task, key):
         update = full(shared["params"], task, key)
-        return update._replace(direction={"gradient": update.direction}, statistics=None)
+        # the mean of ones is 0 where nobody answered: the old gradient and moments then stay
+        return update._replace(direction={"gradient": update.direction, "anyone": jnp.ones(())}, statistics=None)
 
     def keep(direction, shared):
-        change = jax.tree.map(jnp.subtract, direction["gradient"], shared["gradient"])
+        new, old = direction["gradient"], shared["gradient"]
+        change = jax.tree.map(lambda n, o: n - direction["anyone"].astype(o.dtype) * o, new, old)
         return jax.tree.map(jnp.zeros_like, shared) | {"gradient": change}
 
     def client(shared, task, key):
@@ -59,28 +62,33 @@ def mime(
         state = None if lite else (params, shared["gradient"])
         fitted = learn(params, task.support, key, penalty_state=state, opt_state=shared["moments"])
         carried = shared | {"params": fitted.params}
-        return proposal({"params": moved(params, fitted.params)}, task.support, fitted, carried)
+        direction = {"params": moved(params, fitted.params), "anyone": jnp.ones(())}
+        return proposal(direction, task.support, fitted, carried)
 
     def server(direction, shared):
         _, moments = optimizer.update(shared["gradient"], shared["moments"], shared["params"])
         return jax.tree.map(jnp.zeros_like, shared) | {
             "params": jax.tree.map(lambda d: -server_rate * d, direction["params"]),
-            "moments": jax.tree.map(jnp.subtract, moments, shared["moments"]),
+            "moments": jax.tree.map(
+                lambda n, o: jnp.where(direction["anyone"] > 0, n - o, jnp.zeros_like(o)), moments, shared["moments"]
+            ),
         }
 
-    first = over_tasks(init, ask, parts({"gradient": mean()}), optax.stateless(keep), mapping=mapping)
-    second = over_tasks(init, client, parts({"params": mean()}), optax.stateless(server), mapping=mapping)
-
-    def start(key, batch):
-        # the two rounds have the same parts but for their aggregators, which keep nothing
-        return first.init(key, batch)
+    first = over_tasks(init, ask, mean(), optax.stateless(keep), mapping=mapping, drop_nonfinite=drop_nonfinite)
+    second = over_tasks(init, client, mean(), optax.stateless(server), mapping=mapping, drop_nonfinite=drop_nonfinite)
 
     def step(state, batch, key):
         asked, _ = first.step(state, batch, jax.random.fold_in(key, 0))
-        done, metrics = second.step(asked._replace(aggregator_state={"params": ()}), batch, jax.random.fold_in(key, 1))
-        return done._replace(aggregator_state=state.aggregator_state), metrics
+        return second.step(asked, batch, jax.random.fold_in(key, 1))
 
-    return Federated(start, step, using(model, shared_params))
+    def down(shared):
+        return {name: part for name, part in shared.items() if name != "gradient" or not lite}
+
+    def up(shared):
+        return changes(shared["params"]), shared["gradient"]
+
+    # the two exchanges have one state: their aggregators and optimizers keep nothing
+    return Federated(first.init, step, using(model, shared_params), down, up)
 
 
 def _held(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:

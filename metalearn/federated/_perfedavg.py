@@ -15,12 +15,20 @@ def perfedavg(
     server: optax.GradientTransformation,
     *,
     mapping: Mapping = auto,
+    drop_nonfinite: bool = False,
 ) -> Federated:
     """MAML over clients: the gradient of each client's query loss through its adaptation, averaged by the server.
 
     `client` is any learner: `gradient_learner(…)`, or with `first_order=True` the paper's first-order variant. Clients
     need a support and a query set. Deviation: one meta-step a round (the paper's τ = 1).
     """
-    algorithm = over_tasks(client.init, episodic(client, criterion), weighted_mean(), server, mapping=mapping)
+    algorithm = over_tasks(
+        client.init,
+        episodic(client, criterion),
+        weighted_mean(),
+        server,
+        mapping=mapping,
+        drop_nonfinite=drop_nonfinite,
+    )
     learner = client._replace(adapt=lambda start, support, key: client.adapt(start[0], support, key))
     return Federated(*algorithm, learner)

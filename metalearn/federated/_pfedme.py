@@ -26,6 +26,7 @@ def pfedme(
     personal_steps: int,
     server: optax.GradientTransformation | None = None,
     mapping: Mapping = auto,
+    drop_nonfinite: bool = False,
     **options: Any,
 ) -> Federated:
     """Clients descend the Moreau envelope of their loss, whose gradient is λ (w - θ(w)).
@@ -48,7 +49,9 @@ def pfedme(
 
     client = fit(envelope, optax.sgd(rate), **options)
     server = optax.sgd(1.0) if server is None else server
-    algorithm = over_tasks(from_model(model), difference(client), mean(), server, mapping=mapping)
+    algorithm = over_tasks(
+        from_model(model), difference(client), mean(), server, mapping=mapping, drop_nonfinite=drop_nonfinite
+    )
 
     def chosen(shared, row, support, key):
         del row

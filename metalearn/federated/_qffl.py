@@ -8,7 +8,7 @@ import optax
 
 from metalearn.aggregate import summed
 from metalearn.core import Aggregator, Criterion, Model
-from metalearn.federated.client import Federated, from_model, moved, proposal, shared_model, using
+from metalearn.federated.client import Federated, changes, from_model, moved, proposal, shared_model, using
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import over_tasks
@@ -21,6 +21,7 @@ def qffl(
     *,
     fairness: float | jax.Array,
     mapping: Mapping = auto,
+    drop_nonfinite: bool = False,
     **options: Any,
 ) -> Federated:
     """q-FedAvg: minimises Σ_k F_k^{q+1} / (q + 1), with q = `fairness`; q = 0 is FedAvg with equal weights.
@@ -37,8 +38,14 @@ def qffl(
         update = proposal(moved(params, fitted.params), task.support, fitted, fitted.params)
         return update._replace(loss=before)
 
-    algorithm = over_tasks(from_model(model), task_fn, fair(rate, fairness), optax.sgd(1.0), mapping=mapping)
-    return Federated(*algorithm, using(model, shared_model))
+    algorithm = over_tasks(
+        from_model(model), task_fn, fair(rate, fairness), optax.sgd(1.0), mapping=mapping, drop_nonfinite=drop_nonfinite
+    )
+
+    def up(shared):
+        return changes(shared), jnp.zeros(())  # h_k
+
+    return Federated(*algorithm, using(model, shared_model), up=up)
 
 
 def fair(rate: float | jax.Array, fairness: float | jax.Array) -> Aggregator:

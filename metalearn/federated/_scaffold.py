@@ -25,6 +25,7 @@ def scaffold(
     option: int = 2,
     server: optax.GradientTransformation | None = None,
     mapping: Mapping = auto,
+    drop_nonfinite: bool = False,
     **options: Any,
 ) -> Federated:
     """Each client corrects its gradients by c - c_i, the difference of the server's control variate and its own.
@@ -72,6 +73,7 @@ def scaffold(
             ),
             num_clients=num_clients,
             mapping=mapping,
+            drop_nonfinite=drop_nonfinite,
         ),
         using(model, shared_params),
     )

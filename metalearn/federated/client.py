@@ -11,17 +11,31 @@ from metalearn.outer import num_real
 from metalearn.tree import partition, statistics
 
 
+def everything(shared: Params) -> Any:
+    """All shared parameters: what the server sends to a client, unless an algorithm says otherwise."""
+    return shared
+
+
+def changes(shared: Params, where: str | None = None) -> Any:
+    """The trained leaves that `where` matches, and the statistics: what a client returns, unless an algorithm says
+    otherwise."""
+    return partition(shared, where)[0], statistics(shared)
+
+
 class Federated(NamedTuple):
     """A federated algorithm: an outer loop, and what a client uses of what it learned.
 
     `init` and `step` are those of an `Algorithm` whose tasks are clients. `learner.adapt((params, row), support, key)`
     gives the model that a client ends up with, global or its own, so that
-    `evaluate(algorithm.learner, criterion)(state.params, clients, key, state.table)` measures it.
+    `evaluate(algorithm.learner, criterion)(state.params, clients, key, state.table)` measures it. `down` and `up` turn
+    the shared parameters into what one client receives and returns in a round; `sent` counts it.
     """
 
     init: Callable[[Key, Any], Any]
     step: Callable[[Any, Any, Key], tuple[Any, Metrics]]
     learner: Learner
+    down: Callable[[Params], Any] = everything
+    up: Callable[[Params], Any] = changes
 
 
 def using(model: Model, chosen: Callable[..., Params]) -> Learner:

@@ -25,6 +25,7 @@ def partial(
     num_clients: int,
     server: optax.GradientTransformation | None = None,
     mapping: Mapping = auto,
+    drop_nonfinite: bool = False,
     **options: Any,
 ) -> Federated:
     """A federated algorithm whose clients keep the leaves that `own` matches, and train them in `phases`: a list of
@@ -47,7 +48,9 @@ def partial(
         return proposal(moved(shared, common), task.support, fitted, common), mine
 
     server = optax.sgd(1.0) if server is None else server
-    algorithm = over_clients(init, client, weighted_mean(), server, num_clients=num_clients, mapping=mapping)
+    algorithm = over_clients(
+        init, client, weighted_mean(), server, num_clients=num_clients, mapping=mapping, drop_nonfinite=drop_nonfinite
+    )
     return Federated(*algorithm, using(model, lambda shared, row, support, key: merge(row, shared)))
 
 

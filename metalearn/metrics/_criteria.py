@@ -18,21 +18,23 @@ def masked_mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:
 def cross_entropy(outputs: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
     """Mean softmax cross-entropy in nats, with accuracy.
 
-    `outputs` are logits `[n, C]`, `batch.y` integer labels `[n]` in 0…C-1. A real label outside that range makes the
+    `outputs` are logits `[n, C]`, `batch.y` integer labels `[n]` in 0…C-1; or `[n, ..., C]` and `[n, ...]`, a label for
+    every place of a sequence or an image, of which an example has the mean. A real label outside that range makes the
     loss NaN, so that a mislabelled task cannot pass unseen. Raises `InputError` where the shapes do not fit.
     """
     labels = None if batch.y is None else f"{batch.y.dtype}{list(batch.y.shape)}"
-    fits = labels is not None and outputs.ndim == 2 and batch.y.shape == outputs.shape[:1]
+    fits = labels is not None and outputs.ndim >= 2 and batch.y.shape == outputs.shape[:-1]
     if not fits or not jnp.issubdtype(batch.y.dtype, jnp.integer):
         raise InputError(
-            "cross_entropy needs outputs [n, C] and integer labels [n], "
+            "cross_entropy needs outputs [n, ..., C] and integer labels [n, ...], "
             f"got outputs {list(outputs.shape)} and labels {labels}"
         )
-    num_classes = outputs.shape[1]
+    num_classes, places = outputs.shape[-1], tuple(range(1, outputs.ndim - 1))
     # one-hot: a gather here is slow to differentiate twice on a CPU
     losses = optax.softmax_cross_entropy(outputs, jax.nn.one_hot(batch.y, num_classes, dtype=outputs.dtype))
     losses = jnp.where((batch.y >= 0) & (batch.y < num_classes), losses, jnp.nan)
     correct = (outputs.argmax(-1) == batch.y).astype(outputs.dtype)
+    losses, correct = losses.mean(places), correct.mean(places)
     return masked_mean(losses, batch.mask), {"accuracy": masked_mean(correct, batch.mask)}
 
 

@@ -3,6 +3,8 @@
 A model is a pair of functions, so `metalearn.core.Model(init, apply)` is all that a network of your own needs.
 """
 
+from metalearn.nets._character_rnn import CharacterRNN
+from metalearn.nets._cnn import CNN
 from metalearn.nets._conv import Conv, conv, max_pool
 from metalearn.nets._conv4 import Conv4
 from metalearn.nets._head import with_head
@@ -12,8 +14,10 @@ from metalearn.nets._nnx import from_nnx
 from metalearn.nets._norm import BatchNorm, LayerNorm
 
 __all__ = [
+    "CNN",
     "MLP",
     "BatchNorm",
+    "CharacterRNN",
     "Conv",
     "Conv4",
     "LayerNorm",

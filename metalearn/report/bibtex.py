@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from metalearn.report.results import Row
 
 _ICLR = "International Conference on Learning Representations"
+_NEURIPS = "Advances in Neural Information Processing Systems"
 _PMLR = "Proceedings of Machine Learning Research"
 
 # key -> (kind, fields)
@@ -33,8 +34,7 @@ ENTRIES: dict[str, tuple[str, dict[str, str]]] = {
     "snell2017prototypical": ("inproceedings", {
         "author": "Snell, Jake and Swersky, Kevin and Zemel, Richard",
         "title": "Prototypical Networks for Few-shot Learning",
-        "booktitle": "Advances in Neural Information Processing Systems",
-        "volume": "30", "pages": "4077--4087", "year": "2017", "eprint": "1703.05175",
+        "booktitle": _NEURIPS, "volume": "30", "pages": "4077--4087", "year": "2017", "eprint": "1703.05175",
     }),
     "antoniou2019train": ("inproceedings", {
         "author": "Antoniou, Antreas and Edwards, Harrison and Storkey, Amos",
@@ -46,7 +46,7 @@ ENTRIES: dict[str, tuple[str, dict[str, str]]] = {
         "title": "A Closer Look at Few-shot Classification",
         "booktitle": _ICLR, "year": "2019", "eprint": "1904.04232",
     }),
-    "mcmahan2017communication": ("inproceedings", {
+    "mcmahan2017communication": ("inproceedings", {  # FedSGD, FedAvg
         "author": "McMahan, Brendan and Moore, Eider and Ramage, Daniel and Hampson, Seth and "
         "{Ag{\\\"u}era y Arcas}, Blaise",
         "title": "Communication-Efficient Learning of Deep Networks from Decentralized Data",
@@ -59,6 +59,117 @@ ENTRIES: dict[str, tuple[str, dict[str, str]]] = {
         "title": "Federated Optimization in Heterogeneous Networks",
         "booktitle": "Proceedings of Machine Learning and Systems",
         "volume": "2", "pages": "429--450", "year": "2020", "eprint": "1812.06127",
+    }),
+    "reddi2021fedopt": ("inproceedings", {  # FedAdagrad, FedAdam, FedYogi
+        "author": "Reddi, Sashank J. and Charles, Zachary and Zaheer, Manzil and Garrett, Zachary and Rush, Keith and "
+        "Kone{\\v{c}}n{\\'y}, Jakub and Kumar, Sanjiv and McMahan, H. Brendan",
+        "title": "Adaptive Federated Optimization",
+        "booktitle": _ICLR, "year": "2021", "eprint": "2003.00295",
+    }),
+    "hsu2019fedavgm": ("misc", {  # and partitions by a Dirichlet distribution
+        "author": "Hsu, Tzu-Ming Harry and Qi, Hang and Brown, Matthew",
+        "title": "Measuring the Effects of Non-Identical Data Distribution for Federated Visual Classification",
+        "year": "2019", "eprint": "1909.06335",
+    }),
+    "karimireddy2020scaffold": ("inproceedings", {
+        "author": "Karimireddy, Sai Praneeth and Kale, Satyen and Mohri, Mehryar and Reddi, Sashank J. and "
+        "Stich, Sebastian U. and Suresh, Ananda Theertha",
+        "title": "{SCAFFOLD}: Stochastic Controlled Averaging for Federated Learning",
+        "booktitle": "Proceedings of the 37th International Conference on Machine Learning",
+        "series": _PMLR, "volume": "119", "pages": "5132--5143", "year": "2020", "eprint": "1910.06378",
+    }),
+    "wang2020fednova": ("inproceedings", {
+        "author": "Wang, Jianyu and Liu, Qinghua and Liang, Hao and Joshi, Gauri and Poor, H. Vincent",
+        "title": "Tackling the Objective Inconsistency Problem in Heterogeneous Federated Optimization",
+        "booktitle": _NEURIPS, "volume": "33", "pages": "7611--7623", "year": "2020", "eprint": "2007.07481",
+    }),
+    "acar2021feddyn": ("inproceedings", {
+        "author": "Acar, Durmus Alp Emre and Zhao, Yue and {Matas Navarro}, Ramon and Mattina, Matthew and "
+        "Whatmough, Paul N. and Saligrama, Venkatesh",
+        "title": "Federated Learning Based on Dynamic Regularization",
+        "booktitle": _ICLR, "year": "2021", "eprint": "2111.04263",
+    }),
+    "karimireddy2021mime": ("inproceedings", {  # on arXiv: Mime, mimicking centralized stochastic algorithms
+        "author": "Karimireddy, Sai Praneeth and Jaggi, Martin and Kale, Satyen and Mohri, Mehryar and "
+        "Reddi, Sashank J. and Stich, Sebastian U. and Suresh, Ananda Theertha",
+        "title": "Breaking the Centralized Barrier for Cross-Device Federated Learning",
+        "booktitle": _NEURIPS, "volume": "34", "pages": "28663--28676", "year": "2021", "eprint": "2008.03606",
+    }),
+    "mohri2019agnostic": ("inproceedings", {
+        "author": "Mohri, Mehryar and Sivek, Gary and Suresh, Ananda Theertha",
+        "title": "Agnostic Federated Learning",
+        "booktitle": "Proceedings of the 36th International Conference on Machine Learning",
+        "series": _PMLR, "volume": "97", "pages": "4615--4625", "year": "2019", "eprint": "1902.00146",
+    }),
+    "li2020qffl": ("inproceedings", {
+        "author": "Li, Tian and Sanjabi, Maziar and Beirami, Ahmad and Smith, Virginia",
+        "title": "Fair Resource Allocation in Federated Learning",
+        "booktitle": _ICLR, "year": "2020", "eprint": "1905.10497",
+    }),
+    "lin2020feddf": ("inproceedings", {
+        "author": "Lin, Tao and Kong, Lingjing and Stich, Sebastian U. and Jaggi, Martin",
+        "title": "Ensemble Distillation for Robust Model Fusion in Federated Learning",
+        "booktitle": _NEURIPS, "volume": "33", "pages": "2351--2363", "year": "2020", "eprint": "2006.07242",
+    }),
+    "fallah2020perfedavg": ("inproceedings", {
+        "author": "Fallah, Alireza and Mokhtari, Aryan and Ozdaglar, Asuman",
+        "title": "Personalized Federated Learning with Theoretical Guarantees: {A} Model-Agnostic Meta-Learning "
+        "Approach",
+        "booktitle": _NEURIPS, "volume": "33", "pages": "3557--3568", "year": "2020", "eprint": "2002.07948",
+    }),
+    "dinh2020pfedme": ("inproceedings", {
+        "author": "Dinh, Canh T. and Tran, Nguyen H. and Nguyen, Tuan Dung",
+        "title": "Personalized Federated Learning with {Moreau} Envelopes",
+        "booktitle": _NEURIPS, "volume": "33", "pages": "21394--21405", "year": "2020", "eprint": "2006.08848",
+    }),
+    "li2021ditto": ("inproceedings", {
+        "author": "Li, Tian and Hu, Shengyuan and Beirami, Ahmad and Smith, Virginia",
+        "title": "Ditto: Fair and Robust Federated Learning Through Personalization",
+        "booktitle": "Proceedings of the 38th International Conference on Machine Learning",
+        "series": _PMLR, "volume": "139", "pages": "6357--6368", "year": "2021", "eprint": "2012.04221",
+    }),
+    "deng2020apfl": ("misc", {
+        "author": "Deng, Yuyang and Kamani, Mohammad Mahdi and Mahdavi, Mehrdad",
+        "title": "Adaptive Personalized Federated Learning",
+        "year": "2020", "eprint": "2003.13461",
+    }),
+    "arivazhagan2019fedper": ("misc", {
+        "author": "Arivazhagan, Manoj Ghuhan and Aggarwal, Vinay and Singh, Aaditya Kumar and Choudhary, Sunav",
+        "title": "Federated Learning with Personalization Layers",
+        "year": "2019", "eprint": "1912.00818",
+    }),
+    "collins2021fedrep": ("inproceedings", {
+        "author": "Collins, Liam and Hassani, Hamed and Mokhtari, Aryan and Shakkottai, Sanjay",
+        "title": "Exploiting Shared Representations for Personalized Federated Learning",
+        "booktitle": "Proceedings of the 38th International Conference on Machine Learning",
+        "series": _PMLR, "volume": "139", "pages": "2089--2099", "year": "2021", "eprint": "2102.07078",
+    }),
+    "li2021fedbn": ("inproceedings", {
+        "author": "Li, Xiaoxiao and Jiang, Meirui and Zhang, Xiaofei and Kamp, Michael and Dou, Qi",
+        "title": "{FedBN}: Federated Learning on Non-{IID} Features via Local Batch Normalization",
+        "booktitle": _ICLR, "year": "2021", "eprint": "2102.07623",
+    }),
+    "ghosh2020ifca": ("inproceedings", {  # and rotated MNIST with clients of four angles
+        "author": "Ghosh, Avishek and Chung, Jichan and Yin, Dong and Ramchandran, Kannan",
+        "title": "An Efficient Framework for Clustered Federated Learning",
+        "booktitle": _NEURIPS, "volume": "33", "pages": "19586--19597", "year": "2020", "eprint": "2006.04088",
+    }),
+    "mansour2020hypcluster": ("misc", {
+        "author": "Mansour, Yishay and Mohri, Mehryar and Ro, Jae and Suresh, Ananda Theertha",
+        "title": "Three Approaches for Personalization with Applications to Federated Learning",
+        "year": "2020", "eprint": "2002.10619",
+    }),
+    "cho2020powerofchoice": ("misc", {
+        "author": "Cho, Yae Jee and Wang, Jianyu and Joshi, Gauri",
+        "title": "Client Selection in Federated Learning: Convergence Analysis and Power-of-Choice Selection "
+        "Strategies",
+        "year": "2020", "eprint": "2010.01243",
+    }),
+    "caldas2018leaf": ("misc", {
+        "author": "Caldas, Sebastian and Duddu, Sai Meher Karthik and Wu, Peter and Li, Tian and "
+        "Kone{\\v{c}}n{\\'y}, Jakub and McMahan, H. Brendan and Smith, Virginia and Talwalkar, Ameet",
+        "title": "{LEAF}: A Benchmark for Federated Settings",
+        "year": "2018", "eprint": "1812.01097",
     }),
     "lake2015human": ("article", {
         "author": "Lake, Brenden M. and Salakhutdinov, Ruslan and Tenenbaum, Joshua B.",

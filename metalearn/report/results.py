@@ -14,6 +14,7 @@ import numpy as np
 
 from metalearn.core import InputError
 from metalearn.metrics import interval
+from metalearn.metrics import worst as tenth
 
 
 class Row(NamedTuple):
@@ -34,6 +35,9 @@ class Row(NamedTuple):
       before: the values before adaptation, `[S, K]`: what `diverging` compares with.
       failed: which adaptations diverged, bool `[S, K]`, where the values do not show it (an accuracy is always
         finite): `diverging(losses, losses_before)`.
+      clients: whether tasks are clients, steps rounds, and the worst tenth and the spread are of interest.
+      rounds: rounds to a target, a text for each seed: `"87 / 91 / > 1,000"`; `target` says which, `"97%"`.
+      down, up: numbers that a client receives and sends in a round.
       run: the name of the run folder, given when it is read.
     """
 
@@ -54,20 +58,27 @@ class Row(NamedTuple):
     published: str | None = None
     before: np.ndarray | None = None
     failed: np.ndarray | None = None
+    clients: bool | None = None
+    rounds: str | None = None
+    target: str | None = None
+    down: int | None = None
+    up: int | None = None
     mean: float | None = None  # None where it is not finite
     half: float | None = None  # half-width of the 95% interval over tasks, each averaged over seeds
     seed_mean_half: float | None = None  # half-width of the 95% interval over the seeds' means; None for one seed
     median: float | None = None  # over all tasks and seeds; what is not finite counts as worst
+    worst: float | None = None  # the mean of the worst tenth of tasks, each averaged over seeds
+    spread: float | None = None  # the standard deviation over tasks, each averaged over seeds
     tasks: int | None = None
     seeds: int | None = None
     diverged: int | None = None  # of tasks × seeds
     run: str = ""
 
 
-TEXTS = ("method", "metric", "protocol", "cite", "split", "published")
-FLAGS = ("higher_is_better", "transductive", "rotations")
-COUNTS = ("ways", "shots", "queries", "adapt_steps", "budget", "tasks", "seeds", "diverged")
-NUMBERS = ("mean", "half", "seed_mean_half", "median")
+TEXTS = ("method", "metric", "protocol", "cite", "split", "published", "rounds", "target")
+FLAGS = ("higher_is_better", "transductive", "rotations", "clients")
+COUNTS = ("ways", "shots", "queries", "adapt_steps", "budget", "down", "up", "tasks", "seeds", "diverged")
+NUMBERS = ("mean", "half", "seed_mean_half", "median", "worst", "spread")
 FIELDS = TEXTS + FLAGS + COUNTS + NUMBERS
 NEEDED = ("method", "metric", "protocol", "tasks", "seeds")
 
@@ -106,6 +117,8 @@ def summarized(row: Row) -> Row:
     with np.errstate(invalid="ignore", over="ignore"):  # a mean that is not finite is said so, not warned of
         over_tasks, over_seeds = interval(values.mean(0)), interval(values.mean(1))
         median = np.median(worst)
+        sign = 1.0 if higher else -1.0
+        lowest, spread = sign * tenth(sign * worst.mean(0)), values.mean(0).std()
     return row._replace(
         values=values,
         higher_is_better=bool(higher),
@@ -113,6 +126,8 @@ def summarized(row: Row) -> Row:
         half=_finite(over_tasks.half),
         seed_mean_half=_finite(over_seeds.half),
         median=_finite(median),
+        worst=_finite(lowest),
+        spread=_finite(spread),
         tasks=values.shape[1],
         seeds=values.shape[0],
         diverged=int(failed.sum()),

@@ -37,6 +37,10 @@ def _counted(count: int, what: str, plural: str | None = None) -> str:
     return f"{count:,} {what if count == 1 else plural or what + 's'}"
 
 
+def _step(row: Row) -> str:
+    return "round" if row.clients else "outer step"
+
+
 def _per(count: int, row: Row, what: str, plural: str) -> str:
     return _counted(count, what, plural) + (" a class" if row.ways else "")
 
@@ -52,14 +56,20 @@ AFTER = (
     Setting("split", "split", lambda value, row: f"{value} split"),
     Setting("rotations", "rot.", lambda value, row: "with rotated classes" if value else "without rotated classes"),
     Setting("queries", "queries", lambda value, row: _per(value, row, "query", "queries")),
-    Setting("tasks", "tasks", lambda value, row: _counted(value, "test task")),
+    Setting("tasks", "tasks", lambda value, row: _counted(value, "client" if row.clients else "test task")),
     Setting("seeds", "seeds", lambda value, row: _counted(value, "seed")),
-    Setting("budget", "budget", lambda value, row: f"{_counted(value, 'outer step')} of training"),
+    Setting("budget", "budget", lambda value, row: f"{_counted(value, _step(row))} of training"),
+    Setting("down", "down", lambda value, row: f"{value:,} numbers down"),
+    Setting("up", "up", lambda value, row: f"{value:,} numbers up"),
 )
 KEYS = {
+    "worst 10%": "worst 10%: mean of the tenth of clients with the worst values",
+    "spread": "spread: standard deviation over clients",
+    "down": "down: numbers that a client receives in a round",
+    "up": "up: numbers that it sends",
     "trans.": "trans.: batch statistics over several queries",
     "rot.": "rot.: each rotation by 90 degrees is a further class",
-    "budget": "budget: outer steps of training",
+    "budget": "budget: outer steps (rounds) of training",
 }
 
 
@@ -95,6 +105,11 @@ def _table(lines: list[tuple[Row, Difference | None]], against: str | None) -> T
         columns.append(("seed_mean_half", "CI of seeds", [_seeds(row, metric) for row in rows]))
     if metric != "accuracy":
         columns.append(("median", "median", [measured(row.median, None, metric, like=row.half) for row in rows]))
+    if any(row.clients for row in rows):
+        columns.append(("worst", "worst 10%", [measured(row.worst, None, metric, like=row.half) for row in rows]))
+        columns.append(("spread", "spread", [measured(row.spread, None, metric, like=row.half) for row in rows]))
+    if any(row.rounds for row in rows):
+        columns.append(("rounds", f"rounds to {rows[0].target}", [row.rounds or NONE for row in rows]))
     if any(row.diverged for row in rows):
         columns.append(("diverged", "diverged", [_diverged(row) for row in rows]))
     if against is not None:
@@ -111,7 +126,8 @@ def _table(lines: list[tuple[Row, Difference | None]], against: str | None) -> T
 def _caption(rows, titles, said, against, columns) -> str:
     what = METRICS.get(rows[0].metric, rows[0].metric)
     better = "higher" if rows[0].higher_is_better else "lower"
-    parts = [f"{what}, {better} is better: mean ± 95% confidence interval (CI) over test tasks."]
+    over = "clients" if rows[0].clients else "test tasks"
+    parts = [f"{what}, {better} is better: mean ± 95% confidence interval (CI) over {over}."]
     if said:
         sentence = ", ".join(said)
         parts.append(sentence[0].upper() + sentence[1:] + ".")
@@ -119,12 +135,14 @@ def _caption(rows, titles, said, against, columns) -> str:
     keys = [KEYS[title] for title in titles if title in KEYS]
     if "seed_mean_half" in names:
         keys.append("CI of seeds: 95% interval of the mean over seeds")
+    if "rounds" in names:
+        keys.append("rounds to a target: a number for each seed, interpolated; > where it was not reached")
     if "diverged" in names:
         keys.append("diverged: adaptations that ended not finite or far above where they began")
     if against is not None:
         title = titles[names.index("difference")]
         keys.append(
-            f"{title}: mean paired difference, with its 95% interval, to that method on the same test tasks "
+            f"{title}: mean paired difference, with its 95% interval, to that method on the same {over} "
             "after as many steps, or its last where it has no such row"
         )
     return " ".join(parts + ([_sentence("; ".join(keys))] if keys else []))

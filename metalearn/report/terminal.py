@@ -7,7 +7,8 @@ from metalearn.report.results import Row
 from metalearn.report.tables import NONE, Table, tables
 
 # what a narrow terminal does without first
-LEAST = ("rotations", "split", "queries", "tasks", "seeds", "run", "budget", "transductive", "published", "median",
+LEAST = ("rotations", "split", "down", "up",
+         "queries", "tasks", "seeds", "run", "budget", "transductive", "published", "median",
          "seed_mean_half", "shots", "ways", "difference")  # fmt: skip
 
 

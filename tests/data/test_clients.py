@@ -1,5 +1,8 @@
 """Partitions divide and do not lose; cohorts hold each client's own examples and nothing else."""
 
+import itertools
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,6 +69,10 @@ def test_splits():
     for part, one, other in zip(parts, learn, test, strict=True):
         np.testing.assert_array_equal(np.sort(np.r_[one, other]), part)
         assert len(one) >= 1 and (len(part) == 1 or len(other) >= 1)
+    earlier, later = partitions.split_each(parts, 0.2, ordered=True)
+    for part, one, other, size in zip(parts, earlier, later, map(len, test), strict=True):
+        np.testing.assert_array_equal(np.r_[one, other], part)
+        assert len(other) == size
     groups = partitions.split_clients(60, (40, 5, 15))
     assert [len(g) for g in groups] == [40, 5, 15] and len(np.unique(np.concatenate(groups))) == 60
 
@@ -77,8 +84,24 @@ def test_splits():
         (lambda: partitions.shards(LABELS, 1_500), "2000 examples are too few: 3000"),
         (lambda: partitions.dirichlet(LABELS, 30, 0.0), "concentration must be above 0"),
         (lambda: partitions.dirichlet(LABELS, 30, 0.1, min_size=100), "too few: 3000"),
+        (lambda: partitions.iid(10, 0), "num_clients must be an integer of at least 1"),
+        (lambda: partitions.iid(0, 1), "count must be an integer of at least 1"),
+        (lambda: partitions.shards(LABELS, -3), "num_clients must be an integer of at least 1"),
+        (lambda: partitions.shards(LABELS, 3, 0), "per_client must be an integer of at least 1"),
+        (lambda: partitions.dirichlet(LABELS, 30, np.inf), "above 0 and finite"),
+        (lambda: partitions.dirichlet(LABELS, 30, np.nan), "above 0 and finite"),
+        (lambda: partitions.dirichlet(LABELS[:, None], 30, 1.0), "labels must be one for each example"),
+        (lambda: partitions.dirichlet(LABELS, 2_001, 1.0), "2000 examples are too few: 2001"),
+        (lambda: partitions.quantity(10, 4, 1.0, min_size=3), "10 examples are too few: 12"),
+        (lambda: partitions.by_group(np.zeros((3, 1))), "groups must be one for each example"),
+        (lambda: partitions.by_group([]), "0 examples are too few"),
         (lambda: partitions.split_each([np.arange(3)], 1.0), "between 0 and 1"),
         (lambda: partitions.split_clients(5, (4, 2)), "at most the 5 clients"),
+        (lambda: partitions.split_clients(5, ()), "must be positive"),
+        (lambda: ml.data.clients(np.zeros(3), np.zeros(3), []), "no client"),
+        (lambda: ml.data.clients(np.zeros(3), np.zeros(2), [np.array([2])]), "have 3 and 2"),
+        (lambda: ml.data.clients(np.zeros(3), np.zeros(3), [np.array([-1])]), "found -1"),
+        (lambda: ml.data.clients(np.zeros(3), np.zeros(3), [np.array([1.5])]), "integer numbers of examples"),
         (
             lambda: ml.data.clients(np.zeros(3), np.zeros(3), [np.arange(2), np.array([], int)]),
             "client 1 has no example",
@@ -86,17 +109,62 @@ def test_splits():
         (lambda: ml.data.clients(np.zeros(3), np.zeros(3), [np.array([3])]), "found 3"),
         (lambda: ml.data.cohort(_population(), 31), "a cohort of 31 is more than the 30 clients"),
         (lambda: ml.data.cohort(_population(), 3, sampling="randomly"), "sampling must be"),
+        (lambda: ml.data.cohort(_population(), 0), "size must be an integer of at least 1"),
         (lambda: ml.data.cohort(_population(), 3, sampling="poisson"), "rate is the chance"),
+        (lambda: ml.data.cohort(_population(), 3, rate=0.5), "rate is the chance"),
+        *(
+            (lambda rate=rate: ml.data.cohort(_population(), 3, sampling="poisson", rate=rate), "rate must be above 0")
+            for rate in (0.0, -0.1, 1.01, np.nan)
+        ),
+        *(
+            (lambda chance=chance: ml.data.cohort(_population(), 3, dropout=chance), "dropout must be at least 0")
+            for chance in (1.0, -0.1, np.nan)
+        ),
+        (lambda: ml.data.cohort(_population(), 3, max_examples=0), "max_examples must be"),
+        (lambda: ml.data.cohort(_population(), 3, query=_population("iid 7")), "query has 7 clients"),
+        (lambda: ml.data.everyone(_population(), _population("iid 7")), "query has 7 clients"),
+        (lambda: ml.data.padding(_population(), chunk=0), "chunk must be an integer"),
+        (lambda: ml.data.padding(_population(), chunk=2, size=31), "a cohort of 31 is more than the 30"),
+        (lambda: ml.data.padding(_population(), max_examples=0), "max_examples must be an integer"),
     ],
 )
 def test_bad_input(call, said):
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=said) as error:
         call()
+    assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+def test_the_ends_of_the_ranges_are_fine():
+    everybody = ml.data.cohort(_population(), 30, sampling="poisson", rate=1.0, dropout=0.0, max_examples=1)
+    assert everybody(KEY).support.mask.sum() == 30
+    chances = jnp.array([0.0, 0.999])  # and traced ones, which nobody can check
+    present = jax.vmap(lambda p: ml.data.cohort(_population(), 30, dropout=p, max_examples=1)(KEY).support.mask.sum())
+    np.testing.assert_array_equal(present(chances) > 29, [True, False])
+
+
+def test_a_tiny_concentration_with_many_clients_ends_soon():
+    start = time.process_time()
+    parts = partitions.dirichlet(np.arange(60_000) % 10, 1_000, 1e-6, min_size=10)
+    assert time.process_time() - start < 10
+    assert min(map(len, parts)) == 10 and len(np.unique(np.concatenate(parts))) == 60_000
+
+
+@pytest.mark.parametrize("label", [0, 9])
+def test_a_client_with_one_class_learns_it(label):
+    model = ml.from_linen(ml.nets.MLP([10]))
+    client = ml.gradient_learner(model, ml.cross_entropy, optax.sgd(0.5), num_epochs=3, batch_size=4)
+    x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    population = ml.data.clients(x, np.repeat([label, 4], 20).astype(np.int32), [np.arange(20), np.arange(20, 40)])
+    task = jax.tree.map(lambda a: a[0], ml.data.everyone(population))
+    fitted = client.adapt(client.init(KEY, task), task.support, KEY)
+    assert all(np.isfinite(a).all() for a in jax.tree.leaves(fitted.params))
+    np.testing.assert_array_equal(client.predict(fitted, task.support.x).argmax(-1), label)
 
 
 def _population(name="quantity"):
     """Every x is its own number, so that it tells whose it is."""
-    return ml.data.clients(np.arange(2_000.0)[:, None], LABELS.astype(np.int32), PARTITIONS[name](0))
+    parts = partitions.iid(2_000, 7) if name == "iid 7" else PARTITIONS[name](0)
+    return ml.data.clients(np.arange(2_000.0)[:, None], LABELS.astype(np.int32), parts)
 
 
 def test_a_cohort_holds_the_examples_of_its_clients():
@@ -130,6 +198,52 @@ def test_a_large_client_shows_a_random_part():
             seen.setdefault(int(k), set()).update(real.tolist())
     largest = max(range(30), key=lambda k: len(parts[k]))
     assert len(seen[largest]) > 0.8 * len(parts[largest])
+
+
+@pytest.mark.parametrize("max_examples", [None, 40])
+@pytest.mark.parametrize("options", [{}, {"sampling": "poisson", "rate": 0.4, "dropout": 0.2}])
+def test_the_order_of_size_is_all_that_by_size_changes(max_examples, options):
+    population, parts = _population(), PARTITIONS["quantity"](0)
+    options = {"query": population, "max_examples": max_examples, **options}
+    plain, ordered = (jax.jit(ml.data.cohort(population, 12, by_size=by, **options)) for by in (False, True))
+    for seed in range(4):
+        one, other = (jax.tree.map(np.asarray, sample(jax.random.key(seed))) for sample in (plain, ordered))
+        shown = other.support.mask.sum(1)
+        assert (np.diff(shown) <= 0).all() and not (np.diff(one.support.mask.sum(1)) <= 0).all()
+        whole = np.minimum([len(parts[k]) for k in other.id], max_examples or np.inf)
+        assert ((shown == whole) | (shown == 0)).all()
+        place = np.argsort(one.id)[np.searchsorted(one.id, other.id, sorter=np.argsort(one.id))]
+        jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda a, place=place: a[place], one), other)
+
+
+def test_padding_in_chunks():
+    sizes = [7, 1, 4, 2, 5]
+    parts = np.split(np.arange(19), np.cumsum(sizes)[:-1])
+    population = ml.data.clients(np.zeros(19), np.zeros(19), parts)
+    assert ml.data.padding(population) == pytest.approx(1 - 19 / 35)
+    assert ml.data.padding(population, chunk=2) == pytest.approx(1 - 19 / (7 + 7 + 4 + 4 + 1))  # 7 5 | 4 2 | 1
+    assert ml.data.padding(population, 4, chunk=3) == pytest.approx(1 - 15 / (4 + 4 + 4 + 2 + 2))  # 4 4 4 | 2 1
+    assert ml.data.padding(population, chunk=1) == pytest.approx(0, abs=1e-9)
+    assert ml.data.padding(population, chunk=99) == pytest.approx(ml.data.padding(population))
+    for chunk in (1, 2, 3):  # all cohorts of three
+        cohorts = [sorted(some, reverse=True) for some in itertools.combinations(sizes, 3)]
+        rows = sum(sum(len(some[i : i + chunk]) * some[i] for i in range(0, 3, chunk)) for some in cohorts)
+        expected = 1 - sum(map(sum, cohorts)) / rows
+        assert ml.data.padding(population, chunk=chunk, size=3) == pytest.approx(expected, abs=1e-9)
+    wastes = [ml.data.padding(_population(), chunk=chunk) for chunk in (1, 2, 5, 15, 30)]
+    assert (np.diff(wastes) > 0).all()
+
+
+def test_a_cohort_wastes_as_much_as_padding_says():
+    """What is padded when each chunk of a cohort is cut to its largest client, counted over cohorts."""
+    population = ml.data.clients(np.zeros(2_000), np.zeros(2_000), partitions.quantity(2_000, 100, 1.0))
+    sample = ml.data.cohort(population, 20, by_size=True)
+    masks = jax.jit(lambda keys: jax.lax.map(lambda key: sample(key).support.mask, keys))(jax.random.split(KEY, 200))
+    shown = np.asarray(masks).sum(-1)
+    rows = np.repeat(shown[:, ::4], 4, 1)
+    assert abs(1 - shown.sum() / rows.sum() - ml.data.padding(population, chunk=4, size=20)) < 0.02
+    whole = np.full_like(shown, masks.shape[-1])
+    assert abs(1 - shown.sum() / whole.sum() - ml.data.padding(population)) < 0.02
 
 
 def _counts(rounds=400, size=6, **options):

@@ -9,7 +9,7 @@ import pytest
 
 from metalearn.core import InputError
 from metalearn.data import _omniglot as module
-from metalearn.data import batched, few_shot, omniglot
+from metalearn.data import batched, clients, everyone, few_shot, omniglot, partitions
 from metalearn.data._cache import cache_folder
 
 
@@ -48,6 +48,22 @@ def test_splits(cache, split, sizes):
         assert not set(parts.test.group) & (set(parts.train.group) | set(parts.validation.group))
         assert set(omniglot(split, seed=2).test.names) == set(parts.test.names)
     assert omniglot(split, seed=1).train.names == parts.train.names != omniglot(split, seed=2).train.names
+
+
+def test_alphabets_are_clients(cache):
+    train = omniglot().train  # characters in random order, so that alphabets are scattered over the rows
+    parts = partitions.by_group(np.repeat(train.group, 20))
+    rows = np.arange(len(train.names) * 20)
+    population = clients(rows[:, None], np.repeat(np.arange(len(train.names)), 20), parts)
+    assert len(parts) == 50
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), rows)
+    tasks = jax.tree.map(np.asarray, everyone(population))
+    for client in range(50):
+        real = tasks.support.mask[client] > 0
+        characters, drawings = np.unique(tasks.support.y[client, real], return_counts=True)
+        alphabet = [name for name, group in zip(train.names, train.group, strict=True) if group == client]
+        assert sorted(train.names[i] for i in characters) == sorted(alphabet) and set(drawings) == {20}
+        assert len({name.rsplit("_", 1)[0] for name in alphabet}) == 1
 
 
 def test_ink(cache):

@@ -73,7 +73,7 @@ def test_a_real_label_out_of_range_makes_the_loss_nan(label):
     ],
 )
 def test_cross_entropy_refuses_what_does_not_fit(outputs, labels):
-    with pytest.raises(InputError, match=r"cross_entropy needs outputs \[n, C\] and integer labels \[n\]"):
+    with pytest.raises(InputError, match=r"cross_entropy needs outputs \[n, ..., C\] and integer labels \[n, ...\]"):
         cross_entropy(jnp.asarray(outputs), Batch(None, None if labels is None else jnp.asarray(labels)))
 
 

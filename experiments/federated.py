@@ -1,0 +1,390 @@
+"""From settings to trained, tested and reported federations: what every federated experiment shares."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import metalearn as ml
+from experiments.command_line import nearest
+from metalearn import federated as fl
+from metalearn.core import Batch, Criterion, InputError, Model
+from metalearn.data import Clients
+from metalearn.federated import Federated
+from metalearn.report import Row, print_table, read_results, report, write_results
+
+
+class Problem(NamedTuple):
+    """What is learned, and by whom.
+
+    `train` is what clients train on, `validation` and `test` are what the same clients are judged by; `inner` and
+    `outer` are the two halves of `train`, for algorithms that learn to adapt. `pooled` is all of `train` as one client,
+    `public` what the server has itself.
+    """
+
+    name: str
+    model: Model
+    criterion: Criterion
+    train: Clients
+    validation: Clients
+    test: Clients
+    inner: Clients
+    outer: Clients
+    pooled: Clients
+    public: Batch
+
+    @property
+    def num_clients(self) -> int:
+        return len(self.train.sizes)
+
+
+class Method(NamedTuple):
+    """An algorithm by name: `make(settings, problem, rate) -> Federated`.
+
+    `own`: clients end up with models of their own. `data`: which clients train, `train`, `pooled` or `halves`.
+    """
+
+    title: str
+    cite: str | None
+    make: Callable[[Any, Problem, float], Federated]
+    data: str = "train"
+
+
+def _work(s: Any) -> dict[str, Any]:
+    return {"num_epochs": s.epochs, "batch_size": s.batch}
+
+
+def _averaged(s: Any, p: Problem, rate: float, **options: Any) -> Federated:
+    return fl.fedavg(p.model, p.criterion, optax.sgd(rate), **_work(s) | options)
+
+
+def _kept(make: Callable, **terms: Callable) -> Callable[[Any, Problem, float], Federated]:
+    """An algorithm with a table of clients, or with terms of its own, on SGD."""
+
+    def made(s, p, rate):
+        options = {name: term(s, p, rate) for name, term in terms.items()}
+        return make(p.model, p.criterion, optax.sgd(rate), **_work(s) | options)
+
+    return made
+
+
+def _clients(s: Any, p: Problem, rate: float) -> int:
+    return p.num_clients
+
+
+def _strength(default: float) -> Callable[[Any, Problem, float], float]:
+    return lambda s, p, rate: default if s.strength is None else s.strength
+
+
+def _server(make: Callable, default: float) -> Callable[[Any, Problem, float], Federated]:
+    return lambda s, p, rate: _averaged(s, p, rate, server=make(s.server_rate or default))
+
+
+def _distilled(s: Any, p: Problem, rate: float) -> Federated:
+    client = ml.gradient_learner(p.model, p.criterion, optax.sgd(rate), **_work(s))
+    aggregator = fl.feddf(p.model, p.public.x, optax.adam(1e-3), 20, batch_size=64)
+    algorithm = ml.over_tasks(client.init, ml.difference(client.adapt), aggregator, optax.sgd(1.0))
+    return Federated(*algorithm, _averaged(s, p, rate).learner)
+
+
+def _meta(s: Any, p: Problem, rate: float) -> Federated:
+    client = ml.gradient_learner(p.model, p.criterion, optax.sgd(rate), **_work(s))
+    return fl.perfedavg(client, p.criterion, optax.sgd(s.server_rate or 0.3))
+
+
+def _nearby(s: Any, p: Problem, rate: float) -> Federated:
+    strength = _strength(15.0)(s, p, rate)
+    options = {"strength": strength, "personal_steps": 5, **_work(s)}
+    return fl.pfedme(p.model, p.criterion, optax.sgd(rate), rate / strength * 5, **options)
+
+
+def _pretrained(p: Problem) -> Callable:
+    learn = ml.fit(ml.supervised(p.model, p.criterion), optax.adam(3e-3), 200, batch_size=32)
+
+    def init(key, task):
+        start_key, learn_key = jax.random.split(key)
+        return learn(p.model.init(start_key, p.public.x), p.public, learn_key).params
+
+    return init
+
+
+def _with_source(s: Any, p: Problem, rate: float) -> Federated:
+    loss = fl.with_source(ml.supervised(p.model, p.criterion), p.public, 1.0, _strength(0.3)(s, p, rate))
+    client = ml.fit(loss, optax.sgd(rate), **_work(s))
+    plain = _averaged(s, p, rate)
+    init = lambda key, task: p.model.init(key, task.support.x)  # noqa: E731
+    algorithm = ml.over_tasks(init, ml.difference(client), ml.weighted_mean(), optax.sgd(1.0))
+    return Federated(*algorithm, plain.learner)
+
+
+METHODS = {
+    # one model for all
+    "centralised": Method("Centralised", None, _averaged, "pooled"),
+    "fedsgd": Method(
+        "FedSGD", "mcmahan2017communication", lambda s, p, rate: fl.fedsgd(p.model, p.criterion, optax.sgd(rate))
+    ),
+    "fedavg": Method("FedAvg", "mcmahan2017communication", _averaged),
+    "fedprox": Method("FedProx", "li2020fedprox", _kept(fl.fedprox, strength=_strength(0.1))),
+    "fedavgm": Method("FedAvgM", "hsu2019fedavgm", _server(fl.fedavgm, 0.3)),
+    "fedadagrad": Method("FedAdagrad", "reddi2021fedopt", _server(fl.fedadagrad, 0.1)),
+    "fedadam": Method("FedAdam", "reddi2021fedopt", _server(fl.fedadam, 0.01)),
+    "fedyogi": Method("FedYogi", "reddi2021fedopt", _server(fl.fedyogi, 0.01)),
+    "scaffold": Method(
+        "SCAFFOLD", "karimireddy2020scaffold",
+        lambda s, p, rate: fl.scaffold(p.model, p.criterion, rate, num_clients=p.num_clients, **_work(s)),
+    ),
+    "scaffold-1": Method(
+        "SCAFFOLD, option 1", "karimireddy2020scaffold",
+        lambda s, p, rate: fl.scaffold(p.model, p.criterion, rate, num_clients=p.num_clients, option=1, **_work(s)),
+    ),
+    "fednova": Method(
+        "FedNova", "wang2020fednova", lambda s, p, rate: fl.fednova(p.model, p.criterion, rate, **_work(s))
+    ),
+    "feddyn": Method("FedDyn", "acar2021feddyn", _kept(fl.feddyn, num_clients=_clients, strength=_strength(0.03))),
+    "mime": Method(
+        "Mime", "karimireddy2021mime",
+        lambda s, p, rate: fl.mime(p.model, p.criterion, optax.sgd(rate, momentum=0.9), **_work(s)),
+    ),
+    "mimelite": Method(
+        "MimeLite", "karimireddy2021mime",
+        lambda s, p, rate: fl.mime(p.model, p.criterion, optax.sgd(rate, momentum=0.9), lite=True, **_work(s)),
+    ),
+    "agnostic": Method(
+        "Agnostic FL", "mohri2019agnostic", _kept(fl.agnostic, num_clients=_clients, mixture_rate=_strength(0.003))
+    ),
+    "qffl": Method(
+        "q-FFL", "li2020qffl",
+        lambda s, p, rate: fl.qffl(p.model, p.criterion, rate, fairness=_strength(1.0)(s, p, rate), **_work(s)),
+    ),
+    "feddf": Method("FedDF", "lin2020feddf", _distilled),
+    # from what the server has
+    "transfer": Method("FedAvg, pretrained", None, lambda s, p, r: _averaged(s, p, r, init=_pretrained(p))),
+    "transfer-head": Method(
+        "FedAvg, body frozen", None, lambda s, p, r: _averaged(s, p, r, init=_pretrained(p), where="head")
+    ),
+    "with-source": Method("FedAvg with source", None, _with_source),
+    # a model for each client
+    "perfedavg": Method("Per-FedAvg", "fallah2020perfedavg", _meta, "halves"),
+    "pfedme": Method("pFedMe", "dinh2020pfedme", _nearby),
+    "ditto": Method("Ditto", "li2021ditto", _kept(fl.ditto, num_clients=_clients, strength=_strength(0.1))),
+    "apfl": Method("APFL", "deng2020apfl", _kept(fl.apfl, num_clients=_clients)),
+    "fedper": Method("FedPer", "arivazhagan2019fedper", _kept(fl.fedper, num_clients=_clients)),
+    "fedrep": Method(
+        "FedRep", "collins2021fedrep", _kept(fl.fedrep, num_clients=_clients, head_steps=lambda s, p, rate: 10)
+    ),
+    "fedbn": Method("FedBN", "li2021fedbn", _kept(fl.fedbn, num_clients=_clients)),
+    "ifca": Method("IFCA", "ghosh2020ifca", _kept(fl.ifca, num_clusters=lambda s, p, rate: int(s.strength or 3))),
+    "local-only": Method("Local only", None, _kept(fl.local_only, num_clients=_clients)),
+}  # fmt: skip
+
+
+def main(s: Any, problem_of: Callable[[Any], Problem]) -> None:
+    """Trains, tests and reports every method on the same clients, each in its own folder."""
+    check_settings(s)
+    problem = problem_of(s)
+    print(
+        f"{problem.num_clients} clients of {int(problem.train.sizes.min())} to {int(problem.train.sizes.max())} "
+        f"training examples; {100 * ml.data.padding(problem.train):.0f}% of a padded cohort is padding"
+    )
+    folders = []
+    for name in s.methods:
+        one = replace(s, methods=(name,), folder=f"{s.folder}/{name.replace(':', '.')}")
+        folders.append(one.folder)
+        print(f"{method_of(name).title}: {one.folder}")
+        rate, state, history = chosen(one, problem)
+        write_results(one.folder, [tested(one, problem, rate, state, history)])
+    against = "FedAvg" if "fedavg" in s.methods and len(s.methods) > 1 else None
+    written = report(folders, out=s.folder, against=against)
+    print_table([row for folder in folders for row in read_results(folder)], against=against)
+    print("written: " + ", ".join(str(path) for path in written if path.suffix in (".md", ".png")))
+
+
+def chosen(s: Any, problem: Problem) -> tuple[float, Any, list]:
+    """Trains at every rate; returns the one with the best validation accuracy, with its state and history."""
+    found = []
+    for rate in s.rates:
+        folder = s.folder if len(s.rates) == 1 else f"{s.folder}/rate-{rate:g}"
+        state, history = train(replace(s, rates=(rate,), folder=folder), problem, rate)
+        found.append((float(np.mean(last(history))), rate, state, history))
+        if len(s.rates) > 1:
+            print(f"  rate {rate:g}: {100 * found[-1][0]:.2f}% on validation examples")
+    best = max(found, key=lambda item: (np.nan_to_num(item[0], nan=-1), -item[1]))
+    return best[1:]
+
+
+def train(s: Any, problem: Problem, rate: float) -> tuple[Any, list]:
+    """One federation (or several seeds of it) in `s.folder`: the last state and the history."""
+    algorithm = method_of(s.methods[0]).make(s, problem, rate)
+    judge = judged(algorithm, problem, problem.validation)
+    keys = jax.vmap(jax.random.key)(jnp.asarray(s.seeds)) if len(s.seeds) > 1 else jax.random.key(s.seeds[0])
+
+    def evaluate(state, key):
+        values, sizes = judge(state, key)
+        return {name: jnp.vdot(value, sizes) / sizes.sum() for name, value in values.items()}
+
+    return ml.run(
+        ml.Algorithm(algorithm.init, algorithm.step), sample_of(s, problem), s.rounds, key=keys, evaluate=evaluate,
+        every=s.every, log_every=max(s.every, min(50, s.rounds)), checkpoint_every=s.rounds, folder=s.folder,
+        config=s, free=("folder", "target"), best=None,
+    )  # fmt: skip
+
+
+def sample_of(s: Any, problem: Problem) -> Any:
+    """The sampler of cohorts that a method trains on."""
+    data = method_of(s.methods[0]).data
+    if data == "pooled":
+        return ml.data.cohort(problem.pooled, 1)
+    options = {"sampling": s.sampling, "dropout": s.dropout}
+    if data == "halves":
+        return ml.data.cohort(problem.inner, s.cohort, query=problem.outer, **options)
+    return ml.data.cohort(problem.train, s.cohort, **options)
+
+
+def judged(algorithm: Federated, problem: Problem, on: Clients) -> Callable:
+    """`(state, key) -> (metrics [K], sizes [K])`: every client's model, adapted to its training examples where the
+    algorithm does that, on its examples in `on`."""
+    measure = ml.evaluate(algorithm.learner, problem.criterion)
+
+    def judge(state, key):
+        return measure(state.params, ml.data.everyone(problem.train, on), key, state.table), on.sizes
+
+    return judge
+
+
+def tested(s: Any, problem: Problem, rate: float, state: Any, history: list) -> Row:
+    """A row of the table: every client's accuracy on its test examples, and what it took."""
+    name = s.methods[0]
+    method, algorithm = method_of(name), method_of(name).make(s, problem, rate)
+    judge = jax.jit(lambda state: judged(algorithm, problem, problem.test)(state, jax.random.key(0))[0])
+    several = len(s.seeds) > 1
+    states = [jax.tree.map(lambda a, i=i: a[i], state) for i in range(len(s.seeds))] if several else [state]
+    values = np.stack([np.asarray(judge(one)["accuracy"]) for one in states])
+    sent = fl.sent(algorithm, states[0].params) if method.data != "pooled" else None
+    names = ("partition", "concentration", "clients", "data_seed", "test_share", "public")
+    return Row(
+        method=method.title,
+        cite=method.cite,
+        metric="accuracy",
+        values=values,
+        clients=True,
+        protocol="/".join([problem.name, *(f"{field}={getattr(s, field)}" for field in names)]),
+        split=s.partition,
+        budget=s.rounds,
+        target=None if s.target is None else f"{100 * s.target:g}%",
+        rounds=None if s.target is None else spelled(history, s.target, s.rounds),
+        down=None if sent is None else sent.down,
+        up=None if sent is None else sent.up,
+    )
+
+
+def spelled(history: list, target: float, rounds: int) -> str:
+    """Rounds to a target, for each seed: `"87 / 91 / > 1,000"`."""
+    steps, values = ml.column(history, "validation/accuracy")
+    values = np.asarray(values, float).reshape(len(steps), -1)
+    found = [ml.metrics.rounds_to_target(steps, one, target) for one in values.T]
+    return " / ".join(f"> {rounds:,}" if np.isinf(one) else f"{one:,.0f}" for one in found)
+
+
+def last(history: list) -> np.ndarray:
+    """The last validation accuracy of every seed."""
+    return np.atleast_1d(ml.column(history, "validation/accuracy")[1][-1])
+
+
+def check_settings(s: Any) -> None:
+    """Refuses what no run could be made of, before anything is computed."""
+    if not s.methods or not s.seeds or not s.rates:
+        raise InputError("methods, seeds and rates each need at least one value.")
+    for name in s.methods:
+        method_of(name)
+    if min(s.rates) <= 0:
+        raise InputError(f"rates must be positive, but are {s.rates}.")
+    if s.target is not None and not 0 < s.target < 1:
+        raise InputError(f"target is an accuracy between 0 and 1, but is {s.target}.")
+
+
+def method_of(name: str) -> Method:
+    """A method by its name, or `some.module:function`, a function `(model, criterion, rate) -> Federated`."""
+    if name in METHODS:
+        return METHODS[name]
+    module, colon, function = name.partition(":")
+    if not colon:
+        raise InputError(f"there is no method {name!r}; {nearest(name, METHODS)}")
+    try:
+        make = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"method {name!r} cannot be imported: {error}.") from error
+    return Method(name, None, lambda s, p, rate: make(p.model, p.criterion, rate))
+
+
+def partition(s: Any, labels: np.ndarray) -> list[np.ndarray]:
+    """Every client's examples, as settings say."""
+    cut = ml.data.partitions
+    makers: dict[str, Callable[[], list]] = {
+        "iid": lambda: cut.iid(len(labels), s.clients, seed=s.data_seed),
+        "rotation": lambda: cut.iid(len(labels), s.clients, seed=s.data_seed),
+        "shards": lambda: cut.shards(labels, s.clients, seed=s.data_seed),
+        "dirichlet": lambda: cut.dirichlet(labels, s.clients, s.concentration, min_size=5, seed=s.data_seed),
+        "quantity": lambda: cut.quantity(len(labels), s.clients, s.concentration, min_size=5, seed=s.data_seed),
+    }
+    if s.partition not in makers:
+        raise InputError(f"there is no partition {s.partition!r}; {nearest(s.partition, makers)}")
+    return makers[s.partition]()
+
+
+def divided(
+    s: Any,
+    name: str,
+    model: Model,
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    test: tuple[np.ndarray, np.ndarray] | None = None,
+    parts: list[np.ndarray] | None = None,
+) -> Problem:
+    """A classification problem for clients: examples `x` `[n, ...]` with labels `y` `[n, ...]`, divided as settings
+    say.
+
+    Of each client's examples, `test_share` are for test, as many for validation, and the rest for training. With a
+    data set's own `test` examples, these are dealt evenly among the clients instead, for validation and test alike:
+    the mean over clients is then the usual test accuracy. Natural clients come as `parts`, whose examples are in the
+    order of time: their last ones are for test.
+    """
+    cut, ordered = ml.data.partitions, parts is not None
+    if parts is None:
+        order = np.random.default_rng(s.data_seed).permutation(len(y))
+        public, order = np.split(order, [round(s.public * len(y))])
+        parts = [order[part] for part in partition(s, y[order])]
+    else:
+        parts, given = cut.split_each(parts, s.public, seed=s.data_seed)
+        public = np.concatenate(given)
+    if not len(public):
+        raise InputError(f"public is {s.public}, which leaves the server no example; give it a larger share.")
+    options = {}
+    if s.partition == "rotation":
+        options = {"view": ml.data.views.turned, "features": np.arange(len(parts)) % 4}
+
+    def population(x, y, parts):
+        return ml.data.clients(x, y, parts, **options)
+
+    if test is None:
+        rest, tests = cut.split_each(parts, s.test_share, ordered=ordered, seed=s.data_seed)
+        share = s.test_share / (1 - s.test_share)
+        parts, validations = cut.split_each(rest, share, ordered=ordered, seed=s.data_seed + 1)
+        judging = [population(x, y, each) for each in (validations, tests)]
+    else:
+        judging = [population(*test, cut.iid(len(test[1]), len(parts), seed=s.data_seed))] * 2
+    halves = cut.split_each(parts, 0.5, seed=s.data_seed + 2)
+    empty = [k for k, half in enumerate(halves[1]) if not len(half)]
+    if empty:
+        raise InputError(f"client {empty[0]} has too few examples to learn and be judged; make clients fewer.")
+    pooled = ml.data.clients(x, y, [np.concatenate(parts)])
+    seen = ml.data.everyone(ml.data.clients(x, y, [public])).support
+    return Problem(
+        name, model, ml.cross_entropy, population(x, y, parts), *judging,
+        *(population(x, y, half) for half in halves), pooled, Batch(seen.x[0], seen.y[0]),
+    )  # fmt: skip

@@ -1,0 +1,31 @@
+"""How many numbers travel between the server and a client."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+
+from metalearn.core import Params
+from metalearn.federated.client import Federated
+
+
+class Sent(NamedTuple):
+    """Numbers that one client receives (`down`) and returns (`up`) in one round."""
+
+    down: int
+    up: int
+
+
+def sent(algorithm: Federated, params: Params) -> Sent:
+    """What one client of a round receives and returns, in numbers, from the shapes of `state.params` alone.
+
+    Counted are parameters, their statistics, and what else the server's formula needs (a control variate, a momentum,
+    FedNova's ‖a_k‖₁); the number of examples and the metrics, a few numbers in every algorithm, are not. Leaves that a
+    client does not train are received, for it may be new, and not returned. `params` may be arrays or
+    `jax.ShapeDtypeStruct`s.
+    """
+
+    def count(travels: Any) -> int:
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(travels, params)))
+
+    return Sent(count(algorithm.down), count(algorithm.up))
