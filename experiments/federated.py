@@ -24,7 +24,7 @@ class Problem(NamedTuple):
 
     `train` is what clients train on, `validation` and `test` are what the same clients are judged by; `inner` and
     `outer` are the two halves of `train`, for algorithms that learn to adapt. `pooled` is all of `train` as one client,
-    `public` what the server has itself.
+    `public` what the server has itself, if anything.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Problem(NamedTuple):
     inner: Clients
     outer: Clients
     pooled: Clients
-    public: Batch
+    public: Batch | None
 
     @property
     def num_clients(self) -> int:
@@ -85,11 +85,26 @@ def _server(make: Callable, default: float) -> Callable[[Any, Problem, float], F
     return lambda s, p, rate: _averaged(s, p, rate, server=make(s.server_rate or default))
 
 
+def _public(p: Problem) -> Batch:
+    if p.public is None:
+        raise InputError("public is 0, which leaves the server no example to learn from; give it a larger share.")
+    return p.public
+
+
 def _distilled(s: Any, p: Problem, rate: float) -> Federated:
     client = ml.gradient_learner(p.model, p.criterion, optax.sgd(rate), **_work(s))
-    aggregator = fl.feddf(p.model, p.public.x, optax.adam(1e-3), 20, batch_size=64)
+    aggregator = fl.feddf(p.model, _public(p).x, optax.adam(1e-3), 20, batch_size=64)
     algorithm = ml.over_tasks(client.init, ml.difference(client.adapt), aggregator, optax.sgd(1.0))
     return Federated(*algorithm, _averaged(s, p, rate).learner)
+
+
+def _mime(lite: bool) -> Callable[[Any, Problem, float], Federated]:
+    def made(s, p, rate):
+        # the paper's momentum is an average, (1 - β) g + β m, and Optax's a sum
+        optimizer = optax.sgd((1 - 0.9) * rate, momentum=0.9)
+        return fl.mime(p.model, p.criterion, optimizer, lite=lite, **_work(s))
+
+    return made
 
 
 def _meta(s: Any, p: Problem, rate: float) -> Federated:
@@ -104,17 +119,18 @@ def _nearby(s: Any, p: Problem, rate: float) -> Federated:
 
 
 def _pretrained(p: Problem) -> Callable:
+    public = _public(p)
     learn = ml.fit(ml.supervised(p.model, p.criterion), optax.adam(3e-3), 200, batch_size=32)
 
     def init(key, task):
         start_key, learn_key = jax.random.split(key)
-        return learn(p.model.init(start_key, p.public.x), p.public, learn_key).params
+        return learn(p.model.init(start_key, public.x), public, learn_key).params
 
     return init
 
 
 def _with_source(s: Any, p: Problem, rate: float) -> Federated:
-    loss = fl.with_source(ml.supervised(p.model, p.criterion), p.public, 1.0, _strength(0.3)(s, p, rate))
+    loss = fl.with_source(ml.supervised(p.model, p.criterion), _public(p), 1.0, _strength(0.3)(s, p, rate))
     client = ml.fit(loss, optax.sgd(rate), **_work(s))
     plain = _averaged(s, p, rate)
     init = lambda key, task: p.model.init(key, task.support.x)  # noqa: E731
@@ -146,14 +162,8 @@ METHODS = {
         "FedNova", "wang2020fednova", lambda s, p, rate: fl.fednova(p.model, p.criterion, rate, **_work(s))
     ),
     "feddyn": Method("FedDyn", "acar2021feddyn", _kept(fl.feddyn, num_clients=_clients, strength=_strength(0.03))),
-    "mime": Method(
-        "Mime", "karimireddy2021mime",
-        lambda s, p, rate: fl.mime(p.model, p.criterion, optax.sgd(rate, momentum=0.9), **_work(s)),
-    ),
-    "mimelite": Method(
-        "MimeLite", "karimireddy2021mime",
-        lambda s, p, rate: fl.mime(p.model, p.criterion, optax.sgd(rate, momentum=0.9), lite=True, **_work(s)),
-    ),
+    "mime": Method("Mime", "karimireddy2021mime", _mime(lite=False)),
+    "mimelite": Method("MimeLite", "karimireddy2021mime", _mime(lite=True)),
     "agnostic": Method(
         "Agnostic FL", "mohri2019agnostic", _kept(fl.agnostic, num_clients=_clients, mixture_rate=_strength(0.003))
     ),
@@ -205,16 +215,18 @@ def main(s: Any, problem_of: Callable[[Any], Problem]) -> None:
 
 
 def chosen(s: Any, problem: Problem) -> tuple[float, Any, list]:
-    """Trains at every rate; returns the one with the best validation accuracy, with its state and history."""
+    """Trains at every rate; returns the best by `s.choose_by`, with its state and history."""
     found = []
     for rate in s.rates:
         folder = s.folder if len(s.rates) == 1 else f"{s.folder}/rate-{rate:g}"
         state, history = train(replace(s, rates=(rate,), folder=folder), problem, rate)
-        found.append((float(np.mean(last(history))), rate, state, history))
+        accuracy = float(np.mean(last(history)))
+        to_target = np.mean(reached(history, s.target)) if s.choose_by == "rounds" else 0.0
+        found.append(((-to_target, np.nan_to_num(accuracy, nan=-1), -rate), rate, state, history))
         if len(s.rates) > 1:
-            print(f"  rate {rate:g}: {100 * found[-1][0]:.2f}% on validation examples")
-    best = max(found, key=lambda item: (np.nan_to_num(item[0], nan=-1), -item[1]))
-    return best[1:]
+            took = f", {s.target:.0%} in {spelled(history, s.target, s.rounds)} rounds" if s.target else ""
+            print(f"  rate {rate:g}: {100 * accuracy:.2f}% on validation examples{took}")
+    return max(found, key=lambda item: item[0])[1:]
 
 
 def train(s: Any, problem: Problem, rate: float) -> tuple[Any, list]:
@@ -282,12 +294,16 @@ def tested(s: Any, problem: Problem, rate: float, state: Any, history: list) -> 
     )
 
 
-def spelled(history: list, target: float, rounds: int) -> str:
-    """Rounds to a target, for each seed: `"87 / 91 / > 1,000"`."""
+def reached(history: list, target: float) -> list[float]:
+    """Rounds to a target on validation examples for each seed, infinity where it was not reached."""
     steps, values = ml.column(history, "validation/accuracy")
     values = np.asarray(values, float).reshape(len(steps), -1)
-    found = [ml.metrics.rounds_to_target(steps, one, target) for one in values.T]
-    return " / ".join(f"> {rounds:,}" if np.isinf(one) else f"{one:,.0f}" for one in found)
+    return [ml.metrics.rounds_to_target(steps, one, target) for one in values.T]
+
+
+def spelled(history: list, target: float, rounds: int) -> str:
+    """The same as text: `"87 / 91 / > 1,000"`."""
+    return " / ".join(f"> {rounds:,}" if np.isinf(one) else f"{one:,.0f}" for one in reached(history, target))
 
 
 def last(history: list) -> np.ndarray:
@@ -303,6 +319,8 @@ def check_settings(s: Any) -> None:
         method_of(name)
     if min(s.rates) <= 0:
         raise InputError(f"rates must be positive, but are {s.rates}.")
+    if s.choose_by not in ("accuracy", "rounds") or (s.choose_by == "rounds" and s.target is None):
+        raise InputError(f"choose_by is 'accuracy', or 'rounds' where there is a target, but is {s.choose_by!r}.")
     if s.target is not None and not 0 < s.target < 1:
         raise InputError(f"target is an accuracy between 0 and 1, but is {s.target}.")
 
@@ -362,8 +380,6 @@ def divided(
     else:
         parts, given = cut.split_each(parts, s.public, seed=s.data_seed)
         public = np.concatenate(given)
-    if not len(public):
-        raise InputError(f"public is {s.public}, which leaves the server no example; give it a larger share.")
     options = {}
     if s.partition == "rotation":
         options = {"view": ml.data.views.turned, "features": np.arange(len(parts)) % 4}
@@ -383,8 +399,8 @@ def divided(
     if empty:
         raise InputError(f"client {empty[0]} has too few examples to learn and be judged; make clients fewer.")
     pooled = ml.data.clients(x, y, [np.concatenate(parts)])
-    seen = ml.data.everyone(ml.data.clients(x, y, [public])).support
+    server = Batch(jnp.asarray(x[public]), jnp.asarray(y[public])) if len(public) else None
     return Problem(
         name, model, ml.cross_entropy, population(x, y, parts), *judging,
-        *(population(x, y, half) for half in halves), pooled, Batch(seen.x[0], seen.y[0]),
+        *(population(x, y, half) for half in halves), pooled, server,
     )  # fmt: skip

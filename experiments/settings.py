@@ -85,6 +85,8 @@ class Federation:
     """Examples a local step (B); none uses all of a client's."""
     rates: tuple[float, ...] = (0.1,)
     """Client learning rates; of several, validation chooses, for each algorithm by itself."""
+    choose_by: str = "accuracy"
+    """What chooses the rate: accuracy after the last round, or rounds to the target, both in validation."""
     server_rate: float | None = None
     """The server's, where the algorithm has one; by default a value of its own."""
     strength: float | None = None

@@ -25,6 +25,7 @@ class Settings(Federation):
     rates: tuple[float, ...] = (1.0,)
     length: int = 80
     """Characters of an example."""
+    public: float = 0.0
     hidden: int = 128
     layers: int = 1
     min_characters: int = 2_000
