@@ -204,34 +204,34 @@ def main(s: Any, problem_of: Callable[[Any], Problem]) -> None:
     folders = []
     for name in s.methods:
         one = replace(s, methods=(name,), folder=f"{s.folder}/{name.replace(':', '.')}")
-        folders.append(one.folder)
         print(f"{method_of(name).title}: {one.folder}")
-        rate, state, history = chosen(one, problem)
-        write_results(one.folder, [tested(one, problem, rate, state, history)])
+        one, state, history = chosen(one, problem)
+        write_results(one.folder, [tested(one, problem, state, history)])
+        folders.append(one.folder)
     against = "FedAvg" if "fedavg" in s.methods and len(s.methods) > 1 else None
     written = report(folders, out=s.folder, against=against)
     print_table([row for folder in folders for row in read_results(folder)], against=against)
     print("written: " + ", ".join(str(path) for path in written if path.suffix in (".md", ".png")))
 
 
-def chosen(s: Any, problem: Problem) -> tuple[float, Any, list]:
-    """Trains at every rate; returns the best by `s.choose_by`, with its state and history."""
+def chosen(s: Any, problem: Problem) -> tuple[Any, Any, list]:
+    """Trains at every rate; returns the settings of the best by `s.choose_by`, with its state and history."""
     found = []
     for rate in s.rates:
-        folder = s.folder if len(s.rates) == 1 else f"{s.folder}/rate-{rate:g}"
-        state, history = train(replace(s, rates=(rate,), folder=folder), problem, rate)
+        one = replace(s, rates=(rate,), folder=s.folder if len(s.rates) == 1 else f"{s.folder}-rate-{rate:g}")
+        state, history = train(one, problem)
         accuracy = float(np.mean(last(history)))
         to_target = np.mean(reached(history, s.target)) if s.choose_by == "rounds" else 0.0
-        found.append(((-to_target, np.nan_to_num(accuracy, nan=-1), -rate), rate, state, history))
+        found.append(((-to_target, np.nan_to_num(accuracy, nan=-1), -rate), one, state, history))
         if len(s.rates) > 1:
             took = f", {s.target:.0%} in {spelled(history, s.target, s.rounds)} rounds" if s.target else ""
             print(f"  rate {rate:g}: {100 * accuracy:.2f}% on validation examples{took}")
     return max(found, key=lambda item: item[0])[1:]
 
 
-def train(s: Any, problem: Problem, rate: float) -> tuple[Any, list]:
-    """One federation (or several seeds of it) in `s.folder`: the last state and the history."""
-    algorithm = method_of(s.methods[0]).make(s, problem, rate)
+def train(s: Any, problem: Problem) -> tuple[Any, list]:
+    """One federation (or several seeds of it) at one rate, in `s.folder`: the last state and the history."""
+    algorithm = method_of(s.methods[0]).make(s, problem, s.rates[0])
     judge = judged(algorithm, problem, problem.validation)
     keys = jax.vmap(jax.random.key)(jnp.asarray(s.seeds)) if len(s.seeds) > 1 else jax.random.key(s.seeds[0])
 
@@ -268,10 +268,10 @@ def judged(algorithm: Federated, problem: Problem, on: Clients) -> Callable:
     return judge
 
 
-def tested(s: Any, problem: Problem, rate: float, state: Any, history: list) -> Row:
+def tested(s: Any, problem: Problem, state: Any, history: list) -> Row:
     """A row of the table: every client's accuracy on its test examples, and what it took."""
-    name = s.methods[0]
-    method, algorithm = method_of(name), method_of(name).make(s, problem, rate)
+    method = method_of(s.methods[0])
+    algorithm = method.make(s, problem, s.rates[0])
     judge = jax.jit(lambda state: judged(algorithm, problem, problem.test)(state, jax.random.key(0))[0])
     several = len(s.seeds) > 1
     states = [jax.tree.map(lambda a, i=i: a[i], state) for i in range(len(s.seeds))] if several else [state]
@@ -287,6 +287,7 @@ def tested(s: Any, problem: Problem, rate: float, state: Any, history: list) -> 
         protocol="/".join([problem.name, *(f"{field}={getattr(s, field)}" for field in names)]),
         split=s.partition,
         budget=s.rounds,
+        rate=s.rates[0],
         target=None if s.target is None else f"{100 * s.target:g}%",
         rounds=None if s.target is None else spelled(history, s.target, s.rounds),
         down=None if sent is None else sent.down,
@@ -319,6 +320,12 @@ def check_settings(s: Any) -> None:
         method_of(name)
     if min(s.rates) <= 0:
         raise InputError(f"rates must be positive, but are {s.rates}.")
+    if not 1 <= s.cohort <= s.clients:
+        raise InputError(f"cohort must be between 1 and the {s.clients} clients there are, but is {s.cohort}.")
+    if not 0 <= s.public < 1:
+        raise InputError(f"public must be at least 0 and below 1, but is {s.public}.")
+    if not 0 < s.test_share < 0.5:
+        raise InputError(f"test_share must be above 0 and below 0.5, but is {s.test_share}.")
     if s.choose_by not in ("accuracy", "rounds") or (s.choose_by == "rounds" and s.target is None):
         raise InputError(f"choose_by is 'accuracy', or 'rounds' where there is a target, but is {s.choose_by!r}.")
     if s.target is not None and not 0 < s.target < 1:
@@ -336,7 +343,14 @@ def method_of(name: str) -> Method:
         make = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"method {name!r} cannot be imported: {error}.") from error
-    return Method(name, None, lambda s, p, rate: make(p.model, p.criterion, rate))
+
+    def made(s, p, rate):
+        algorithm = make(p.model, p.criterion, rate)
+        if not isinstance(algorithm, Federated):
+            raise InputError(f"method {name!r} must return a Federated, not {type(algorithm).__name__}.")
+        return algorithm
+
+    return Method(name, None, made)
 
 
 def partition(s: Any, labels: np.ndarray) -> list[np.ndarray]:
@@ -378,8 +392,10 @@ def divided(
         public, order = np.split(order, [round(s.public * len(y))])
         parts = [order[part] for part in partition(s, y[order])]
     else:
-        parts, given = cut.split_each(parts, s.public, seed=s.data_seed)
-        public = np.concatenate(given)
+        public = np.zeros(0, int)
+        if s.public:
+            parts, given = cut.split_each(parts, s.public, seed=s.data_seed)
+            public = np.concatenate(given)
     options = {}
     if s.partition == "rotation":
         options = {"view": ml.data.views.turned, "features": np.arange(len(parts)) % 4}

@@ -14,9 +14,9 @@ def report(
 ) -> list[Path]:
     """Writes everything that can be said about some runs, and returns the paths of the files.
 
-    From the results: `table.md`, `table.tex`, `table.csv`, `adaptation_curves.png` and `.pdf`, `methods.bib`; from the
-    logs: `learning_curves.png` and `.pdf`. A run may have one without the other (one that is still training, one that
-    was never trained).
+    From the results: `table.md`, `table.tex`, `table.csv`, `methods.bib`, and `adaptation_curves.png` and `.pdf`, or
+    `over_clients.png` and `.pdf` where tasks are clients; from the logs: `learning_curves.png` and `.pdf`. A run may
+    have one without the other (one that is still training, one that was never trained).
 
     Args:
       folders: one or more run folders.
@@ -46,7 +46,11 @@ def report(
             "methods.bib": bibtex.bibliography(bibtex.keys(rows)),
         }
         written += [_write(out / name, text) for name, text in texts.items()]
-        written += _draw(figures.adaptation_curves(rows), out / "adaptation_curves")
+        clients, tasks = [row for row in rows if row.clients], [row for row in rows if not row.clients]
+        if tasks:
+            written += _draw(figures.adaptation_curves(tasks), out / "adaptation_curves")
+        if clients:
+            written += _draw(figures.over_clients(clients), out / "over_clients")
     if histories:
         written += _draw(figures.learning_curves(histories), out / "learning_curves")
     return written

@@ -1,4 +1,4 @@
-"""Learning curves from logs, and adaptation curves from results."""
+"""Learning curves from logs, adaptation curves and clients from results."""
 
 import math
 import re
@@ -10,7 +10,7 @@ import numpy as np
 from metalearn.core import InputError
 from metalearn.host.logs import Record, column
 from metalearn.report.results import Row
-from metalearn.report.style import COLOURS, MARKERS, legend_below, panels, thousands, value_axis
+from metalearn.report.style import COLOURS, LABELS, MARKERS, legend_below, panels, thousands, value_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 KINDS = {"train": "training (thin)", "validation": "validation (thick)"}
 CROWD = 3  # runs in one panel, above which training curves hide those of validation
+DASHES: tuple[Any, ...] = ("-", "--", ":", "-.")  # of one colour, where runs are more than colours
 POINTS = 150  # of a training curve; more is noise and file size
 
 
@@ -96,7 +97,8 @@ def _learning_panel(axes: "Axes", runs: Mapping[str, Sequence[Record]], metric: 
                 continue
             alone, training = len(runs) == 1, source == "train"
             colour = COLOURS[(not training) if alone else number % len(COLOURS)]
-            style: dict[str, Any] = {"color": colour, "linewidth": 1.2 if training else 1.8}
+            dash = DASHES[number // len(COLOURS) % len(DASHES)]
+            style: dict[str, Any] = {"color": colour, "linewidth": 1.2 if training else 1.8, "linestyle": dash}
             if training:
                 style["alpha"] = 0.9 if alone else 0.45
             else:
@@ -111,8 +113,8 @@ def _learning_panel(axes: "Axes", runs: Mapping[str, Sequence[Record]], metric: 
                 several = f", mean of {found.seeds} seeds and their range" if found.seeds > 1 else ""
                 handles.setdefault(("training" if training else "validation") + several, line)
             else:
-                handles.setdefault(run, Line2D([], [], color=colour, linewidth=1.8))
-                key = Line2D([], [], **style | {"color": "0.3"})
+                handles.setdefault(run, Line2D([], [], color=colour, linewidth=1.8, linestyle=dash))
+                key = Line2D([], [], **style | {"color": "0.3", "linestyle": "-"})
                 handles.setdefault(KINDS[source], key)
     axes.set_xlabel("outer step")
     axes.set_xlim(left=0)
@@ -194,6 +196,40 @@ def _adaptation_panel(axes: "Axes", lines: dict[str, list[Row]], order: list[str
     axes.set_xlabel("adaptation steps")
     _step_axis(axes, steps)
     value_axis(axes, metric, shown, "test")
+
+
+def over_clients(rows: Sequence[Row]) -> "Figure":
+    """Every client's value, averaged over seeds, as a faint dot, one line a method, with their mean and, as a bar, the
+    mean of the tenth of clients with the worst values; one panel for each population."""
+    if not rows:
+        raise InputError("There are no rows to draw.")
+    groups = list(dict.fromkeys((row.metric, row.protocol) for row in rows))
+    most = max(sum((row.metric, row.protocol) == group for row in rows) for group in groups)
+    figure, axes = panels(1, len(groups), width=6.0 if len(groups) == 1 else 4.4, height=1.2 + 0.24 * most)
+    for one, group in zip(axes.flat, groups):
+        members = [row for row in rows if (row.metric, row.protocol) == group]
+        scale = 100 if group[0] == "accuracy" else 1
+        for place, row in enumerate(members):
+            values = scale * np.asarray(row.values, float).reshape(-1, row.tasks or 1).mean(0)
+            one.plot(values, np.full(len(values), place), "o", color=COLOURS[0], alpha=0.3, markersize=4, mew=0)
+            for value, marker in ((row.worst, "|"), (row.mean, "D")):
+                if value is not None:
+                    one.plot(
+                        scale * value, place, marker, color=COLOURS[1], markersize=9 if marker == "|" else 4, mew=2
+                    )
+        one.set_yticks(range(len(members)), [row.method for row in members])
+        one.set_ylim(len(members) - 0.5, -0.5)
+        one.grid(visible=False, axis="y")
+        one.grid(axis="x", color="0.9", linewidth=0.8)
+        one.set_xlabel("test " + LABELS.get(group[0], group[0]))
+        one.set_title(group[1].partition("/")[0], fontsize="medium")
+    words = ["a client", "mean", "mean of the worst tenth"]
+    from matplotlib.lines import Line2D
+
+    drawn = [(COLOURS[0], "o", 0.3), (COLOURS[1], "D", 1.0), (COLOURS[1], "|", 1.0)]
+    keys = [Line2D([], [], color=c, marker=m, alpha=a, linestyle="", mew=2 if m == "|" else 0) for c, m, a in drawn]
+    legend_below(figure, keys, words)
+    return figure
 
 
 def _step_axis(axes: "Axes", steps: list[int]) -> None:

@@ -38,6 +38,7 @@ class Row(NamedTuple):
       clients: whether tasks are clients, steps rounds, and the worst tenth and the spread are of interest.
       rounds: rounds to a target, a text for each seed: `"87 / 91 / > 1,000"`; `target` says which, `"97%"`.
       down, up: numbers that a client receives and sends in a round.
+      rate: the clients' learning rate.
       run: the name of the run folder, given when it is read.
     """
 
@@ -63,6 +64,7 @@ class Row(NamedTuple):
     target: str | None = None
     down: int | None = None
     up: int | None = None
+    rate: float | None = None
     mean: float | None = None  # None where it is not finite
     half: float | None = None  # half-width of the 95% interval over tasks, each averaged over seeds
     seed_mean_half: float | None = None  # half-width of the 95% interval over the seeds' means; None for one seed
@@ -78,7 +80,7 @@ class Row(NamedTuple):
 TEXTS = ("method", "metric", "protocol", "cite", "split", "published", "rounds", "target")
 FLAGS = ("higher_is_better", "transductive", "rotations", "clients")
 COUNTS = ("ways", "shots", "queries", "adapt_steps", "budget", "down", "up", "tasks", "seeds", "diverged")
-NUMBERS = ("mean", "half", "seed_mean_half", "median", "worst", "spread")
+NUMBERS = ("rate", "mean", "half", "seed_mean_half", "median", "worst", "spread")
 FIELDS = TEXTS + FLAGS + COUNTS + NUMBERS
 NEEDED = ("method", "metric", "protocol", "tasks", "seeds")
 

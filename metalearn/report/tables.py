@@ -59,6 +59,7 @@ AFTER = (
     Setting("tasks", "tasks", lambda value, row: _counted(value, "client" if row.clients else "test task")),
     Setting("seeds", "seeds", lambda value, row: _counted(value, "seed")),
     Setting("budget", "budget", lambda value, row: f"{_counted(value, _step(row))} of training"),
+    Setting("rate", "rate", lambda value, row: f"client learning rate {value:g}"),
     Setting("down", "down", lambda value, row: f"{value:,} numbers down"),
     Setting("up", "up", lambda value, row: f"{value:,} numbers up"),
 )

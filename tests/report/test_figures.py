@@ -5,7 +5,16 @@ import pytest
 
 from metalearn.core import InputError
 from metalearn.report import Row, adapted_fits
-from metalearn.report.figures import CROWD, POINTS, adaptation_curves, curve, learning_curves, logged, published
+from metalearn.report.figures import (
+    CROWD,
+    POINTS,
+    adaptation_curves,
+    curve,
+    learning_curves,
+    logged,
+    over_clients,
+    published,
+)
 from metalearn.report.results import summarized
 from metalearn.report.style import error_scale, save
 
@@ -219,3 +228,26 @@ def test_saved_figures_are_the_same_every_time(tmp_path):
     assert (tmp_path / "a.pdf").read_bytes() == (tmp_path / "b.pdf").read_bytes()
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert size(tmp_path / "a.png") > (700, 400)
+
+
+def test_clients_are_dots_with_their_mean_and_worst_tenth():
+    values = np.linspace(0.5, 1.0, 20)
+    rows = [summarized(Row(name, "accuracy", values, "digits/x", clients=True)) for name in ("FedAvg", "Ditto")]
+    figure = over_clients(rows)
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["FedAvg", "Ditto"]
+    dots, worst, mean = axes.lines[:3]
+    np.testing.assert_allclose(dots.get_xdata(), 100 * values)
+    assert worst.get_xdata()[0] == pytest.approx(100 * values[:2].mean())
+    assert mean.get_xdata()[0] == pytest.approx(75.0)
+    assert axes.get_xlabel() == "test accuracy (%)" and axes.get_title() == "digits"
+    with pytest.raises(InputError, match="no rows"):
+        over_clients([])
+
+
+def test_more_runs_than_colours_are_told_apart_by_their_dashes():
+    history = [{"step": t, "validation/accuracy": 0.1 * t} for t in range(1, 4)]
+    figure = learning_curves({f"run {k}": history for k in range(9)})
+    lines = figure.axes[0].lines
+    assert (lines[0].get_color(), lines[0].get_linestyle()) == (lines[8].get_color(), "-")
+    assert lines[8].get_linestyle() == "--"

@@ -183,3 +183,23 @@ def test_latex_needs_no_package():
     text = latex(tables([MAML])[0])
     for rule in ("toprule", "midrule", "bottomrule"):
         assert rf"\providecommand{{\{rule}}}{{\hline}}" in text
+
+
+def test_clients_have_their_worst_tenth_spread_rounds_and_traffic():
+    values = np.array([[0.5, 0.9, 1.0, 0.8] * 5, [0.7, 0.9, 0.8, 0.8] * 5])
+    common = {"clients": True, "budget": 40, "target": "85%", "down": 100, "rate": 0.1}
+    rows = [
+        summarized(Row("FedAvg", "accuracy", values, "digits/x", rounds="12 / > 40", up=100, **common)),
+        summarized(Row("SCAFFOLD", "accuracy", values[::-1], "digits/x", rounds="7 / 8", up=1200, **common)),
+    ]
+    (table,) = tables(rows, "FedAvg")
+    line = parsed(markdown(table))[0]
+    # of twenty clients, averaged over two seeds, the two worst have (.5 + .7) / 2
+    assert line["worst 10%"] == "60.00"
+    assert line["spread"] == f"{100 * np.std(values.mean(0)):.2f}"
+    assert (line["rounds to 85%"], line["up"]) == ("12 / > 40", "100")
+    assert parsed(markdown(table))[1]["up"] == "1,200"
+    assert "interval (CI) over clients. 20 clients, 2 seeds, 40 rounds of training" in table.caption
+    assert "client learning rate 0.1, 100 numbers down" in table.caption
+    for named in ("Worst 10%: mean of the tenth", "up: numbers that it sends", "> where it was not reached"):
+        assert named in table.caption

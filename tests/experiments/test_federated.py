@@ -1,0 +1,179 @@
+"""Federated experiments: what is refused, what chooses a rate, and that twenty-nine algorithms are twenty-nine."""
+
+import itertools
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import metalearn as ml
+from experiments import command_line, digits_federated, federated, mnist_federated, shakespeare_federated
+from metalearn.host import logs
+from metalearn.report import read_results
+
+DIGITS, MNIST, SHAKESPEARE = digits_federated, mnist_federated, shakespeare_federated
+
+
+def not_a_method(model, criterion, rate):
+    return model
+
+
+def own(model, criterion, rate):
+    import optax
+
+    return ml.federated.fedavg(model, criterion, optax.sgd(rate), num_epochs=2, batch_size=5)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "arguments", "said"),
+    [
+        (DIGITS, ["al"], "did you mean 'all'"),
+        (DIGITS, ["few", "--methods", "fedavgg"], "did you mean 'fedavg'"),
+        (DIGITS, ["few", "--methods", "no_such_module:method"], "no_such_module"),
+        (DIGITS, ["few", "--methods", f"{__name__}:not_a_method"], "must return a Federated"),
+        (DIGITS, ["few", "--methods"], "methods, seeds and rates each need at least one value"),
+        (DIGITS, ["few", "--rates", "-1"], "rates must be positive"),
+        (DIGITS, ["few", "--target", "85"], "target is an accuracy between 0 and 1"),
+        (DIGITS, ["few", "--target", "None", "--choose-by", "rounds"], "choose_by is 'accuracy', or 'rounds' where"),
+        (DIGITS, ["few", "--partition", "shard"], "did you mean 'shards'"),
+        (DIGITS, ["few", "--clients", "1000"], "examples are too few"),
+        (DIGITS, ["few", "--cohort", "17"], "cohort must be between 1 and the 16 clients"),
+        (DIGITS, ["few", "--cohort", "0"], "cohort must be between 1"),
+        (DIGITS, ["few", "--concentration", "0"], "concentration"),
+        (DIGITS, ["few", "--rounds", "0"], "num_steps"),
+        (DIGITS, ["few", "--public", "0", "--methods", "feddf"], "public is 0"),
+        (DIGITS, ["few", "--public", "1.5"], "public must be at least 0 and below 1"),
+        (DIGITS, ["few", "--test-share", "0.6"], "test_share must be above 0 and below 0.5"),
+        (DIGITS, ["few", "--sampling", "sizes"], "sampling"),
+        (MNIST, ["2nn-iid", "--model", "cnnn"], "did you mean 'cnn'"),
+        (MNIST, ["2nn-iid", "--test", "mine"], "test must be 'standard' or 'own'"),
+        (SHAKESPEARE, ["roles", "--partition", "iid"], "partition must be 'roles'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_bad_input_is_one_sentence(monkeypatch, capsys, tmp_path, experiment, arguments, said):
+    monkeypatch.setattr(
+        sys, "argv", ["experiment", *arguments, "--folder", str(tmp_path)][: 99 if arguments[1:] else 2]
+    )
+    monkeypatch.setattr(command_line, "_prepare_jax", lambda devices: None)  # this process goes on with other tests
+    with pytest.raises(SystemExit) as stopped:
+        command_line.launch(experiment.PRESETS, experiment.main, experiment.__doc__)
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert stopped.value.code == 2
+    assert last.startswith("error: ") and said in last
+
+
+def test_rounds_to_target_are_spelled_with_those_that_never_got_there():
+    history = [{"step": t, "validation/accuracy": [0.1 * t, 0.05 * t]} for t in range(1, 10)]
+    history.append({"step": 10, "train/loss": 1.0})
+    assert federated.reached(history, 0.65) == [pytest.approx(6.5), float("inf")]
+    assert federated.spelled(history, 0.65, 10) == "6 / > 10"
+    np.testing.assert_allclose(federated.last(history), [0.9, 0.45])
+
+
+CURVES = {0.1: [0.2, 0.5, 0.9], 0.3: [0.6, 0.6, 0.6], 1.0: [np.nan] * 3}
+
+
+@pytest.mark.parametrize(
+    ("choose_by", "target", "best"),
+    [
+        ("accuracy", None, 0.1),
+        ("accuracy", 0.6, 0.1),
+        ("rounds", 0.55, 0.3),
+        ("rounds", 0.8, 0.1),
+        ("rounds", 0.95, 0.1),
+    ],
+)
+def test_what_chooses_the_rate(monkeypatch, choose_by, target, best):
+    def train(s, problem):
+        return s.rates[0], [{"step": t, "validation/accuracy": a} for t, a in enumerate(CURVES[s.rates[0]], 1)]
+
+    monkeypatch.setattr(federated, "train", train)
+    s = replace(DIGITS.Settings(), rates=(1.0, 0.3, 0.1), choose_by=choose_by, target=target, folder="runs/x")
+    one, state, _ = federated.chosen(s, None)
+    assert (state, one.rates, one.folder) == (best, (best,), f"runs/x-rate-{best:g}")
+
+
+def test_clients_of_digits_are_apart():
+    s = DIGITS.PRESETS["few"][1]
+    problem = DIGITS.problem(s)
+    assert problem.num_clients == len(problem.train.sizes) == s.clients
+    total = sum(int(p.sizes.sum()) for p in (problem.train, problem.validation, problem.test))
+    assert total + len(problem.public.y) == 1797
+    np.testing.assert_array_equal(problem.inner.sizes + problem.outer.sizes, problem.train.sizes)
+    assert int(problem.pooled.sizes[0]) == int(problem.train.sizes.sum())
+    rows = [
+        {image.tobytes() for image in np.asarray(ml.data.everyone(part).support.x[k][: int(part.sizes[k])])}
+        for part in (problem.train, problem.validation, problem.test)
+        for k in range(s.clients)
+    ]
+    shared = sum(len(a & b) for a, b in itertools.combinations(rows, 2))
+    assert shared <= 1  # scikit-learn's digits hold a few equal images
+
+
+@pytest.mark.slow
+def test_every_algorithm_has_a_row_and_is_another(tmp_path, capsys):
+    s = replace(DIGITS.PRESETS["all"][1], rounds=4, every=2, seeds=(0,), folder=str(tmp_path))
+    DIGITS.main(s)
+    assert set(s.methods) == set(federated.METHODS)
+    rows = {name: read_results(tmp_path / name)[0] for name in s.methods}
+    assert len({row.method for row in rows.values()}) == len(rows)
+    assert len({row.protocol for row in rows.values()}) == 1
+    assert all(row.values.shape == (1, s.clients) and row.rounds for row in rows.values())
+    assert rows["scaffold"].up == 2 * rows["fedavg"].up and rows["local-only"].up == 0
+    # what was learned, in validation: no algorithm is another under a second name
+    losses = {name: logs.column(logs.read(tmp_path / name / "log.jsonl"), "validation/loss")[1] for name in s.methods}
+    same = [(a, b) for a, b in itertools.combinations(losses, 2) if np.allclose(losses[a], losses[b], rtol=1e-4)]
+    assert not same
+    printed = capsys.readouterr().out
+    assert all(row.method in printed for row in rows.values())
+    for name in ("table.md", "table.tex", "table.csv", "over_clients.png", "learning_curves.png", "methods.bib"):
+        assert (tmp_path / name).stat().st_size > 100, name
+
+
+@pytest.mark.slow
+def test_the_same_command_goes_on_and_another_population_is_refused(tmp_path):
+    s = replace(DIGITS.PRESETS["few"][1], methods=("ditto",), rounds=4, seeds=(0, 1), rates=(0.1, 0.3))
+    DIGITS.main(replace(s, folder=str(tmp_path / "one")))
+    written = {path: path.read_bytes() for path in (tmp_path / "one").rglob("log.jsonl")}
+    assert len(written) == 2
+    DIGITS.main(replace(s, folder=str(tmp_path / "one")))
+    assert {path: path.read_bytes() for path in written} == written
+    with pytest.raises(ml.InputError, match="clients was 16 and is 12"):
+        DIGITS.main(replace(s, clients=12, folder=str(tmp_path / "one")))
+
+
+@pytest.mark.slow
+def test_an_algorithm_of_the_users_own_and_turned_clients(tmp_path):
+    s = replace(DIGITS.PRESETS["shift"][1], methods=(f"{__name__}:own", "ifca"), rounds=2, seeds=(0,))
+    DIGITS.main(replace(s, folder=str(tmp_path)))
+    assert read_results(tmp_path / f"{__name__}.own")[0].method == f"{__name__}:own"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["2nn-shards", "shift"])
+def test_mnist_from_command_to_table(tmp_path, preset):
+    s = replace(MNIST.PRESETS[preset][1], clients=300, cohort=2, rounds=2, every=1, epochs=1, rates=(0.1,), seeds=(0,))
+    s = replace(s, methods=s.methods[:2], folder=str(tmp_path))
+    try:
+        MNIST.main(s)
+    except ml.InputError as error:
+        if "tfds build" not in str(error):
+            raise
+        pytest.skip(str(error))
+    for name in s.methods:
+        (row,) = read_results(tmp_path / name)
+        assert row.values.shape == (1, 300) and 0.05 < row.mean < 1
+
+
+@pytest.mark.slow
+def test_shakespeare_from_command_to_table(tmp_path):
+    s = replace(SHAKESPEARE.PRESETS["roles"][1], rounds=2, every=1, cohort=2, hidden=8, methods=("fedavg", "ditto"))
+    try:
+        SHAKESPEARE.main(replace(s, folder=str(tmp_path)))
+    except ml.InputError as error:
+        if "METALEARN_SHAKESPEARE" not in str(error):
+            raise
+        pytest.skip(str(error))
+    assert read_results(tmp_path / "fedavg")[0].values.shape == (1, 99)
