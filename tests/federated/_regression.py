@@ -78,28 +78,29 @@ P = np.array(SIZES) / sum(SIZES)
 SGD = optax.sgd(RATE)
 
 _RATE, _SGD, _N = (MODEL, criterion, RATE), (MODEL, criterion, SGD), {"num_clients": N}
+TABLES = ("scaffold", "feddyn", "agnostic", "ditto", "apfl", "fedper", "fedrep", "fedbn", "local_only")
 ALGORITHMS = {
-    "fedsgd": lambda **o: fl.fedsgd(*_SGD, **{n: v for n, v in o.items() if n == "drop_nonfinite"}),
+    "fedsgd": lambda **o: fl.fedsgd(*_SGD, **{n: v for n, v in o.items() if n in ("drop_nonfinite", "mapping")}),
     "fedavg": lambda **o: fl.fedavg(*_SGD, **o),
     "fedprox": lambda **o: fl.fedprox(*_SGD, strength=0.5, **o),
-    "scaffold": lambda **o: fl.scaffold(*_RATE, **_N, **o),
+    "scaffold": lambda **o: fl.scaffold(*_RATE, **(_N | o)),
     "fednova": lambda **o: fl.fednova(*_RATE, **o),
-    "feddyn": lambda **o: fl.feddyn(*_SGD, strength=0.5, **_N, **o),
+    "feddyn": lambda **o: fl.feddyn(*_SGD, strength=0.5, **(_N | o)),
     "mime": lambda **o: fl.mime(MODEL, criterion, optax.sgd(RATE, 0.9), **o),
     "mimelite": lambda **o: fl.mime(MODEL, criterion, optax.adam(RATE), lite=True, **o),
-    "agnostic": lambda **o: fl.agnostic(*_SGD, mixture_rate=0.05, **_N, **o),
+    "agnostic": lambda **o: fl.agnostic(*_SGD, mixture_rate=0.05, **(_N | o)),
     "qffl": lambda **o: fl.qffl(*_RATE, fairness=1.0, **o),
-    "perfedavg": lambda drop_nonfinite=False, **o: fl.perfedavg(
-        ml.gradient_learner(*_SGD, **o), criterion, optax.sgd(1.0), drop_nonfinite=drop_nonfinite
+    "perfedavg": lambda drop_nonfinite=False, mapping=ml.auto, **o: fl.perfedavg(
+        ml.gradient_learner(*_SGD, **o), criterion, optax.sgd(1.0), drop_nonfinite=drop_nonfinite, mapping=mapping
     ),
     "pfedme": lambda **o: fl.pfedme(*_SGD, 0.2, strength=2.0, personal_steps=2, **o),
-    "ditto": lambda **o: fl.ditto(*_SGD, strength=0.5, **_N, **o),
-    "apfl": lambda **o: fl.apfl(*_SGD, **_N, **o),
-    "fedper": lambda **o: fl.fedper(*_SGD, **_N, **o),
-    "fedrep": lambda **o: fl.fedrep(*_SGD, head_steps=2, **_N, **o),
-    "fedbn": lambda **o: fl.fedbn(*_SGD, own="head", **_N, **o),
+    "ditto": lambda **o: fl.ditto(*_SGD, strength=0.5, **(_N | o)),
+    "apfl": lambda **o: fl.apfl(*_SGD, **(_N | o)),
+    "fedper": lambda **o: fl.fedper(*_SGD, **(_N | o)),
+    "fedrep": lambda **o: fl.fedrep(*_SGD, head_steps=2, **(_N | o)),
+    "fedbn": lambda **o: fl.fedbn(*_SGD, own="head", **(_N | o)),
     "ifca": lambda **o: fl.ifca(*_SGD, num_clusters=2, **o),
-    "local_only": lambda **o: fl.local_only(*_SGD, **_N, **o),
+    "local_only": lambda **o: fl.local_only(*_SGD, **(_N | o)),
 }
 FAST = ("scaffold", "feddyn", "mime", "ifca")
 
