@@ -22,17 +22,17 @@ from metalearn.report import Row, print_table, read_results, report, write_resul
 class Problem(NamedTuple):
     """What is learned, and by whom.
 
-    `train` is what clients train on, `validation` and `test` are what the same clients are judged by; `inner` and
-    `outer` are the two halves of `train`, for algorithms that learn to adapt. `pooled` is all of `train` as one client,
-    `public` what the server has itself, if anything.
+    `train` is what clients train on. `validation` and `test` are who is judged: what each client may adapt to, and what
+    it is judged by. `inner` and `outer` are the two halves of `train`, for algorithms that learn to adapt. `pooled` is
+    all of `train` as one client, `public` what the server has itself, if anything.
     """
 
     name: str
     model: Model
     criterion: Criterion
     train: Clients
-    validation: Clients
-    test: Clients
+    validation: tuple[Clients, Clients]
+    test: tuple[Clients, Clients]
     inner: Clients
     outer: Clients
     pooled: Clients
@@ -46,13 +46,15 @@ class Problem(NamedTuple):
 class Method(NamedTuple):
     """An algorithm by name: `make(settings, problem, rate) -> Federated`.
 
-    `own`: clients end up with models of their own. `data`: which clients train, `train`, `pooled` or `halves`.
+    `data`: which clients train, `train`, `pooled` or `halves`. `keeps`: a client keeps a part of its model, so that
+    one who never trained has none.
     """
 
     title: str
     cite: str | None
     make: Callable[[Any, Problem, float], Federated]
     data: str = "train"
+    keeps: bool = False
 
 
 def _work(s: Any) -> dict[str, Any]:
@@ -181,15 +183,16 @@ METHODS = {
     # a model for each client
     "perfedavg": Method("Per-FedAvg", "fallah2020perfedavg", _meta, "halves"),
     "pfedme": Method("pFedMe", "dinh2020pfedme", _nearby),
-    "ditto": Method("Ditto", "li2021ditto", _kept(fl.ditto, num_clients=_clients, strength=_strength(0.1))),
-    "apfl": Method("APFL", "deng2020apfl", _kept(fl.apfl, num_clients=_clients)),
-    "fedper": Method("FedPer", "arivazhagan2019fedper", _kept(fl.fedper, num_clients=_clients)),
+    "ditto": Method("Ditto", "li2021ditto", _kept(fl.ditto, num_clients=_clients, strength=_strength(0.1)), keeps=True),
+    "apfl": Method("APFL", "deng2020apfl", _kept(fl.apfl, num_clients=_clients), keeps=True),
+    "fedper": Method("FedPer", "arivazhagan2019fedper", _kept(fl.fedper, num_clients=_clients), keeps=True),
     "fedrep": Method(
-        "FedRep", "collins2021fedrep", _kept(fl.fedrep, num_clients=_clients, head_steps=lambda s, p, rate: 10)
+        "FedRep", "collins2021fedrep", _kept(fl.fedrep, num_clients=_clients, head_steps=lambda s, p, rate: 10),
+        keeps=True,
     ),
-    "fedbn": Method("FedBN", "li2021fedbn", _kept(fl.fedbn, num_clients=_clients)),
+    "fedbn": Method("FedBN", "li2021fedbn", _kept(fl.fedbn, num_clients=_clients), keeps=True),
     "ifca": Method("IFCA", "ghosh2020ifca", _kept(fl.ifca, num_clusters=lambda s, p, rate: int(s.strength or 3))),
-    "local-only": Method("Local only", None, _kept(fl.local_only, num_clients=_clients)),
+    "local-only": Method("Local only", None, _kept(fl.local_only, num_clients=_clients), keeps=True),
 }  # fmt: skip
 
 
@@ -257,13 +260,13 @@ def sample_of(s: Any, problem: Problem) -> Any:
     return ml.data.cohort(problem.train, s.cohort, **options)
 
 
-def judged(algorithm: Federated, problem: Problem, on: Clients) -> Callable:
-    """`(state, key) -> (metrics [K], sizes [K])`: every client's model, adapted to its training examples where the
-    algorithm does that, on its examples in `on`."""
+def judged(algorithm: Federated, problem: Problem, on: tuple[Clients, Clients]) -> Callable:
+    """`(state, key) -> (metrics [K], sizes [K])`: every client's model, adapted to what it may see where the algorithm
+    does that, on what it is judged by."""
     measure = ml.evaluate(algorithm.learner, problem.criterion)
 
     def judge(state, key):
-        return measure(state.params, ml.data.everyone(problem.train, on), key, state.table), on.sizes
+        return measure(state.params, ml.data.everyone(*on), key, state.table), on[1].sizes
 
     return judge
 
@@ -277,7 +280,7 @@ def tested(s: Any, problem: Problem, state: Any, history: list) -> Row:
     states = [jax.tree.map(lambda a, i=i: a[i], state) for i in range(len(s.seeds))] if several else [state]
     values = np.stack([np.asarray(judge(one)["accuracy"]) for one in states])
     sent = fl.sent(algorithm, states[0].params) if method.data != "pooled" else None
-    names = ("partition", "concentration", "clients", "data_seed", "test_share", "public")
+    names = ("partition", "concentration", "clients", "test_clients", "data_seed", "test_share", "public")
     return Row(
         method=method.title,
         cite=method.cite,
@@ -320,8 +323,17 @@ def check_settings(s: Any) -> None:
         method_of(name)
     if min(s.rates) <= 0:
         raise InputError(f"rates must be positive, but are {s.rates}.")
-    if not 1 <= s.cohort <= s.clients:
-        raise InputError(f"cohort must be between 1 and the {s.clients} clients there are, but is {s.cohort}.")
+    if bool(s.validation_clients) != bool(s.test_clients) or min(s.validation_clients, s.test_clients) < 0:
+        raise InputError(
+            f"validation_clients and test_clients are both positive or both 0, but are {s.validation_clients} and "
+            f"{s.test_clients}."
+        )
+    train = s.clients - s.validation_clients - s.test_clients
+    if not 1 <= s.cohort <= train:
+        raise InputError(f"cohort must be between 1 and the {train} clients that train, but is {s.cohort}.")
+    keeping = [name for name in s.methods if s.test_clients and method_of(name).keeps]
+    if keeping:
+        raise InputError(f"clients who never trained have no model of {keeping[0]!r}: test_clients must be 0.")
     if not 0 <= s.public < 1:
         raise InputError(f"public must be at least 0 and below 1, but is {s.public}.")
     if not 0 < s.test_share < 0.5:
@@ -383,8 +395,9 @@ def divided(
 
     Of each client's examples, `test_share` are for test, as many for validation, and the rest for training. With a
     data set's own `test` examples, these are dealt evenly among the clients instead, for validation and test alike:
-    the mean over clients is then the usual test accuracy. Natural clients come as `parts`, whose examples are in the
-    order of time: their last ones are for test.
+    the mean over clients is then the usual test accuracy. With `test_clients`, other clients are judged than those who
+    train: by half of their examples, while they may adapt to the rest. Natural clients come as `parts`, whose examples
+    are in the order of time: their last ones are for test.
     """
     cut, ordered = ml.data.partitions, parts is not None
     if parts is None:
@@ -396,20 +409,30 @@ def divided(
         if s.public:
             parts, given = cut.split_each(parts, s.public, seed=s.data_seed)
             public = np.concatenate(given)
-    options = {}
-    if s.partition == "rotation":
-        options = {"view": ml.data.views.turned, "features": np.arange(len(parts)) % 4}
+    who = np.arange(len(parts))
 
-    def population(x, y, parts):
-        return ml.data.clients(x, y, parts, **options)
+    def population(parts, who, x=x, y=y):
+        turned = {"view": ml.data.views.turned, "features": who % 4} if s.partition == "rotation" else {}
+        return ml.data.clients(x, y, parts, **turned)
 
-    if test is None:
+    if s.test_clients:
+        if test is not None:
+            raise InputError("test clients are judged by examples of their own, not by the data set's test examples.")
+        counts = (len(parts) - s.validation_clients - s.test_clients, s.validation_clients, s.test_clients)
+        who, *others = cut.split_clients(len(parts), counts, seed=s.data_seed)
+        judging = []
+        for group in others:
+            halves = cut.split_each([parts[k] for k in group], 0.5, ordered=ordered, seed=s.data_seed)
+            judging.append(tuple(population(half, group) for half in halves))
+        parts = [parts[k] for k in who]
+    elif test is None:
         rest, tests = cut.split_each(parts, s.test_share, ordered=ordered, seed=s.data_seed)
         share = s.test_share / (1 - s.test_share)
         parts, validations = cut.split_each(rest, share, ordered=ordered, seed=s.data_seed + 1)
-        judging = [population(x, y, each) for each in (validations, tests)]
+        judging = [(population(parts, who), population(each, who)) for each in (validations, tests)]
     else:
-        judging = [population(*test, cut.iid(len(test[1]), len(parts), seed=s.data_seed))] * 2
+        dealt = population(cut.iid(len(test[1]), len(parts), seed=s.data_seed), who, *test)
+        judging = [(population(parts, who), dealt)] * 2
     halves = cut.split_each(parts, 0.5, seed=s.data_seed + 2)
     empty = [k for k, half in enumerate(halves[1]) if not len(half)]
     if empty:
@@ -417,6 +440,6 @@ def divided(
     pooled = ml.data.clients(x, y, [np.concatenate(parts)])
     server = Batch(jnp.asarray(x[public]), jnp.asarray(y[public])) if len(public) else None
     return Problem(
-        name, model, ml.cross_entropy, population(x, y, parts), *judging,
-        *(population(x, y, half) for half in halves), pooled, server,
+        name, model, ml.cross_entropy, population(parts, who), *judging,
+        *(population(half, who) for half in halves), pooled, server,
     )  # fmt: skip

@@ -11,7 +11,8 @@ Rounds to 97% (2NN, E=1) and 99% (CNN, E=5) of the test set, 100 clients, a tent
     shift           2NN, images turned by quarter turns: personal and clustered models beside a global one
 
 Of several `--rates` the best is taken for each algorithm by itself: in the published settings by the test set, as in
-the paper; else by each client's own validation examples. Folders hold a run for every rate; the same command resumes.
+the paper; else by validation clients or each client's own validation examples. A folder for every rate; the same
+command resumes.
 """
 
 from dataclasses import dataclass
@@ -67,7 +68,10 @@ PRESETS = {
     ),
     "dirichlet": (
         "2NN, Dirichlet(.1), algorithms beside FedAvg",
-        _preset("dirichlet", methods=_DIFFERENT, partition="dirichlet", test="own", rounds=200, every=10, target=0.95),
+        _preset(
+            "dirichlet", methods=_DIFFERENT, partition="dirichlet", clients=200, validation_clients=20, test_clients=40,
+            test="own", rounds=200, every=10, target=0.95,
+        ),
     ),
     "shift": (
         "2NN, images turned, personal beside global",

@@ -73,6 +73,10 @@ class Federation:
     concentration: float = 0.1
     """Of dirichlet and quantity: small is uneven."""
     clients: int = 100
+    validation_clients: int = 0
+    """Of all clients, those that never train, and choose the rate; none: every client's own validation examples do."""
+    test_clients: int = 0
+    """Of all clients, those that never train, and are tested; none: every client is, on its test examples."""
     cohort: int = 10
     """Clients a round."""
     sampling: str = "uniform"

@@ -40,6 +40,9 @@ def own(model, criterion, rate):
         (DIGITS, ["few", "--clients", "1000"], "examples are too few"),
         (DIGITS, ["few", "--cohort", "17"], "cohort must be between 1 and the 16 clients"),
         (DIGITS, ["few", "--cohort", "0"], "cohort must be between 1"),
+        (DIGITS, ["few", "--test-clients", "3"], "both positive or both 0"),
+        (DIGITS, ["few", "--test-clients", "5", "--validation-clients", "4"], "the 7 clients that train"),
+        (DIGITS, ["few", "--test-clients", "2", "--validation-clients", "2"], "have no model of 'ditto'"),
         (DIGITS, ["few", "--concentration", "0"], "concentration"),
         (DIGITS, ["few", "--rounds", "0"], "num_steps"),
         (DIGITS, ["few", "--public", "0", "--methods", "feddf"], "public is 0"),
@@ -99,17 +102,29 @@ def test_clients_of_digits_are_apart():
     s = DIGITS.PRESETS["few"][1]
     problem = DIGITS.problem(s)
     assert problem.num_clients == len(problem.train.sizes) == s.clients
-    total = sum(int(p.sizes.sum()) for p in (problem.train, problem.validation, problem.test))
+    validation, test = problem.validation[1], problem.test[1]
+    total = sum(int(p.sizes.sum()) for p in (problem.train, validation, test))
     assert total + len(problem.public.y) == 1797
     np.testing.assert_array_equal(problem.inner.sizes + problem.outer.sizes, problem.train.sizes)
     assert int(problem.pooled.sizes[0]) == int(problem.train.sizes.sum())
     rows = [
         {image.tobytes() for image in np.asarray(ml.data.everyone(part).support.x[k][: int(part.sizes[k])])}
-        for part in (problem.train, problem.validation, problem.test)
+        for part in (problem.train, validation, test)
         for k in range(s.clients)
     ]
     shared = sum(len(a & b) for a, b in itertools.combinations(rows, 2))
     assert shared <= 1  # scikit-learn's digits hold a few equal images
+
+
+def test_clients_who_never_train_choose_and_are_tested():
+    s = replace(DIGITS.PRESETS["few"][1], clients=12, validation_clients=3, test_clients=2, methods=("fedavg",))
+    problem = DIGITS.problem(s)
+    assert problem.num_clients == 7
+    of = (problem.train, *problem.validation, *problem.test)
+    assert [len(part.sizes) for part in of] == [7, 3, 3, 2, 2]
+    assert sum(int(part.sizes.sum()) for part in of) + len(problem.public.y) == 1797
+    for see, judge in (problem.validation, problem.test):
+        assert np.all(np.abs(np.asarray(see.sizes) - np.asarray(judge.sizes)) <= 1)
 
 
 @pytest.mark.slow
