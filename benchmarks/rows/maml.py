@@ -13,7 +13,7 @@ import optax
 import metalearn as ml
 from benchmarks.comparison import Peers, compare
 from benchmarks.contender import contender, first_moment, handed_over, work_of
-from benchmarks.measure import LOOSE_TOLERANCE, TOLERANCE, Options
+from benchmarks.measure import LOOSE_TOLERANCE, Options
 
 
 class Size(NamedTuple):
@@ -60,8 +60,12 @@ def run(row: str, options: Options) -> dict[str, Any]:
     variants = FIRST_ORDER_PEERS if size.first_order else PEERS
     setting = size._asdict() | {"net": net, "loss": "cross_entropy"}
     peers = Peers("episodic", variants, setting, handed_over(state.params, batch))
-    work, tolerance = work_of(algorithm, state, batch), TOLERANCE if size.steps == 1 else LOOSE_TOLERANCE
-    return {"setting": size._asdict(), **compare([ours], options, peers, work, tolerance)}
+    # the second derivative of PyTorch's own batch norm, which its loop, higher and torchopt share, is .4% off that of
+    # torch.func's, which is ours to 1e-4
+    return {
+        "setting": size._asdict(),
+        **compare([ours], options, peers, work_of(algorithm, state, batch), LOOSE_TOLERANCE),
+    }
 
 
 def size_of(row: str, options: Options) -> Size:
