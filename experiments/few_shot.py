@@ -152,7 +152,7 @@ def tested(s: Any, problem: Problem, params: Sequence[Params], published: dict) 
             learner = learner_of(s, problem, ways, max(at), batch_size=s.test_batch, **options)
             measure = ml.evaluate(learner, problem.criterion, at=at if own_steps else None)
             tasks = problem.test(ways, shots, s.test_queries)
-            measured = [_measured(measure, one, tasks, s.test_tasks) for one in params]
+            measured = [_measured(measure, one, tasks, s.test_tasks, seed) for one, seed in zip(params, s.seeds)]
             # [S, K, number of adaptation steps]
             values, losses = (
                 np.stack([one[name].reshape(s.test_tasks, len(at)) for one in measured])
@@ -229,17 +229,21 @@ def test_tasks(problem: Problem, ways: int, shots: int, queries: int, count: int
     return jax.vmap(lambda i: sample(jax.random.fold_in(jax.random.key(_TEST), i)))(jnp.arange(count))
 
 
-def _measured(measure: Callable, params: Params, tasks: Any, count: int, at_once: int = 100) -> dict[str, np.ndarray]:
-    """Metrics of the first `count` test tasks, `[count, ...]`, a hundred at a time."""
+def _measured(
+    measure: Callable, params: Params, tasks: Any, count: int, seed: int, at_once: int = 100
+) -> dict[str, np.ndarray]:
+    """Metrics of the first `count` test tasks, `[count, ...]`, a hundred at a time. The tasks are the same for every
+    seed, what is random in adapting to them is not."""
 
-    def one_part(params, sample, first):
+    def one_part(params, sample, first, key):
         ids = first + jnp.arange(at_once)
         drawn = jax.vmap(lambda i: sample(jax.random.fold_in(jax.random.key(_TEST), i)))(ids)
-        return measure(params, drawn._replace(id=ids), jax.random.key(_TEST))
+        return measure(params, drawn._replace(id=ids), key)
 
     compiled = jax.jit(one_part)
     passed = tasks if isinstance(tasks, jax.tree_util.Partial) else jax.tree_util.Partial(tasks)
-    parts = [jax.tree.map(np.asarray, compiled(params, passed, first)) for first in range(0, count, at_once)]
+    key = jax.random.key(_TEST + seed)
+    parts = [jax.tree.map(np.asarray, compiled(params, passed, first, key)) for first in range(0, count, at_once)]
     return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
 
 

@@ -50,6 +50,7 @@ def test_sinusoid_from_command_to_table(tmp_path):
     assert rows["MAML", 1].mean != rows["MAML", 0].mean
     assert rows["MAML", 1].mean == pytest.approx(float(np.mean(rows["MAML", 1].values)), rel=1e-5)
     assert rows["From scratch", 0].budget == 0
+    assert np.all(rows["From scratch", 1].values[0] != rows["From scratch", 1].values[1])  # a start of its own a seed
 
     # the parameters are those of the best checkpoint, one for each seed, and the same call changes nothing
     before = (tmp_path / "maml/log.jsonl").read_text()

@@ -63,10 +63,11 @@ def test_results_alone_and_log_alone(tmp_path):
 
 
 def test_a_half_written_last_line_is_left_out(tmp_path):
-    run = make(tmp_path / "run")
+    whole, run = make(tmp_path / "whole"), make(tmp_path / "a" / "whole")
     with (run / "log.jsonl").open("a") as file:
         file.write('{"step": 90, "train/lo')
-    report(run)
+    (report(whole), report(run))
+    assert (run / "learning_curves.png").read_bytes() == (whole / "learning_curves.png").read_bytes()
 
 
 def test_folders_of_one_name_are_told_apart(tmp_path):
