@@ -58,7 +58,8 @@ class Method(NamedTuple):
 
 
 def _work(s: Any) -> dict[str, Any]:
-    return {"num_epochs": s.epochs, "batch_size": s.batch}
+    late = {"work": fl.stragglers(s.late, s.epochs)} if s.late else {}
+    return {"num_epochs": s.epochs, "batch_size": s.batch} | late
 
 
 def _averaged(s: Any, p: Problem, rate: float, **options: Any) -> Federated:
@@ -146,7 +147,9 @@ METHODS = {
     "fedsgd": Method(
         "FedSGD", "mcmahan2017communication", lambda s, p, rate: fl.fedsgd(p.model, p.criterion, optax.sgd(rate))
     ),
-    "fedavg": Method("FedAvg", "mcmahan2017communication", _averaged),
+    "fedavg": Method(
+        "FedAvg", "mcmahan2017communication", lambda s, p, rate: _averaged(s, p, rate, drop_stragglers=s.late > 0)
+    ),
     "fedprox": Method("FedProx", "li2020fedprox", _kept(fl.fedprox, strength=_strength(0.1))),
     "fedavgm": Method("FedAvgM", "hsu2019fedavgm", _server(fl.fedavgm, 0.3)),
     "fedadagrad": Method("FedAdagrad", "reddi2021fedopt", _server(fl.fedadagrad, 0.1)),
@@ -196,6 +199,14 @@ METHODS = {
 }  # fmt: skip
 
 
+def algorithm_of(s: Any, problem: Problem) -> Federated:
+    """The one method and rate of `s`."""
+    method, rate = method_of(s.methods[0]), s.rates[0]
+    if s.decay == 1:
+        return method.make(s, problem, rate)
+    return fl.by_round(lambda now: method.make(s, problem, now), lambda t: rate * s.decay**t)
+
+
 def main(s: Any, problem_of: Callable[[Any], Problem]) -> None:
     """Trains, tests and reports every method on the same clients, each in its own folder."""
     check_settings(s)
@@ -234,7 +245,7 @@ def chosen(s: Any, problem: Problem) -> tuple[Any, Any, list]:
 
 def train(s: Any, problem: Problem) -> tuple[Any, list]:
     """One federation (or several seeds of it) at one rate, in `s.folder`: the last state and the history."""
-    algorithm = method_of(s.methods[0]).make(s, problem, s.rates[0])
+    algorithm = algorithm_of(s, problem)
     judge = judged(algorithm, problem, problem.validation)
     keys = jax.vmap(jax.random.key)(jnp.asarray(s.seeds)) if len(s.seeds) > 1 else jax.random.key(s.seeds[0])
 
@@ -274,7 +285,7 @@ def judged(algorithm: Federated, problem: Problem, on: tuple[Clients, Clients]) 
 def tested(s: Any, problem: Problem, state: Any, history: list) -> Row:
     """A row of the table: every client's accuracy on its test examples, and what it took."""
     method = method_of(s.methods[0])
-    algorithm = method.make(s, problem, s.rates[0])
+    algorithm = algorithm_of(s, problem)
     judge = jax.jit(lambda state: judged(algorithm, problem, problem.test)(state, jax.random.key(0))[0])
     several = len(s.seeds) > 1
     states = [jax.tree.map(lambda a, i=i: a[i], state) for i in range(len(s.seeds))] if several else [state]
@@ -338,6 +349,8 @@ def check_settings(s: Any) -> None:
         raise InputError(f"public must be at least 0 and below 1, but is {s.public}.")
     if not 0 < s.test_share < 0.5:
         raise InputError(f"test_share must be above 0 and below 0.5, but is {s.test_share}.")
+    if not 0 < s.decay <= 1 or not 0 <= s.late <= 1:
+        raise InputError(f"decay is in (0, 1] and late in [0, 1], but they are {s.decay} and {s.late}.")
     if s.choose_by not in ("accuracy", "rounds") or (s.choose_by == "rounds" and s.target is None):
         raise InputError(f"choose_by is 'accuracy', or 'rounds' where there is a target, but is {s.choose_by!r}.")
     if s.target is not None and not 0 < s.target < 1:

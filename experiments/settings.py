@@ -89,6 +89,10 @@ class Federation:
     """Examples a local step (B); none uses all of a client's."""
     rates: tuple[float, ...] = (0.1,)
     """Client learning rates; of several, validation chooses, for each algorithm by itself."""
+    decay: float = 1.0
+    """The clients' rate of round t is the rate times decay to the power of t."""
+    late: float = 0.0
+    """The chance that a client does only some of its epochs; FedAvg drops it then, all others keep what it did."""
     choose_by: str = "accuracy"
     """What chooses the rate: accuracy after the last round, or rounds to the target, both in validation."""
     server_rate: float | None = None

@@ -40,6 +40,8 @@ def own(model, criterion, rate):
         (DIGITS, ["few", "--clients", "1000"], "examples are too few"),
         (DIGITS, ["few", "--cohort", "17"], "cohort must be between 1 and the 16 clients"),
         (DIGITS, ["few", "--cohort", "0"], "cohort must be between 1"),
+        (DIGITS, ["few", "--late", "0.5"], "num_epochs must be at least 2 for a straggler"),
+        (DIGITS, ["few", "--decay", "2"], "decay is in (0, 1] and late in [0, 1]"),
         (DIGITS, ["few", "--test-clients", "3"], "both positive or both 0"),
         (DIGITS, ["few", "--test-clients", "5", "--validation-clients", "4"], "the 7 clients that train"),
         (DIGITS, ["few", "--test-clients", "2", "--validation-clients", "2"], "have no model of 'ditto'"),
@@ -145,6 +147,20 @@ def test_every_algorithm_has_a_row_and_is_another(tmp_path, capsys):
     assert all(row.method in printed for row in rows.values())
     for name in ("table.md", "table.tex", "table.csv", "over_clients.png", "learning_curves.png", "methods.bib"):
         assert (tmp_path / name).stat().st_size > 100, name
+
+
+@pytest.mark.slow
+def test_late_clients_and_rates_that_decay_change_what_is_learned(tmp_path):
+    s = replace(DIGITS.PRESETS["few"][1], rounds=4, epochs=2, seeds=(0,), methods=("fedavg", "fedprox"))
+    losses = {}
+    for name, changes in {"all": {}, "late": {"late": 0.5}, "decay": {"decay": 0.5}}.items():
+        DIGITS.main(replace(s, folder=str(tmp_path / name), **changes))
+        for method in s.methods:
+            log = logs.read(tmp_path / name / method / "log.jsonl")
+            losses[name, method] = logs.column(log, "validation/loss")[1]
+    for method in s.methods:
+        assert losses["decay", method][-1] > losses["all", method][-1]  # a rate that halves learns less
+        assert not np.allclose(losses["late", method], losses["all", method], rtol=1e-3)
 
 
 @pytest.mark.slow
