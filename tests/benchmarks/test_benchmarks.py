@@ -128,7 +128,8 @@ def test_a_contender_with_other_numbers_is_not_timed():
 
 
 def report_of(tmp_path, monkeypatch, *more):
-    monkeypatch.setattr(sinusoid, "contender", lambda *arguments: toy())
+    monkeypatch.setattr(sinusoid, "through_run", lambda *arguments: toy())
+    monkeypatch.setattr(sinusoid, "contender", lambda *arguments: toy("a step at a time", 1.5))
     out = tmp_path / "new" / "report.json"
     arguments = ["--quick", "--rounds", "2", "--only", "sinusoid_25", "--peer-python", NOBODY, "--out", str(out)]
     return command.main([*arguments, *more]), json.loads(out.read_text())
@@ -143,7 +144,8 @@ def test_json_and_table(tmp_path, monkeypatch, capsys):
     assert report["versions"]["jax"] == jax.__version__
     row = report["rows"]["sinusoid_25"]
     assert row["setting"]["hidden"] == 40
-    ours, *peers = row["entries"]
+    ours, alone, *peers = row["entries"]
+    assert alone["ratio"]["median"] == 3.0
     assert ours["seconds"]["rounds"] == 2
     assert (ours["seconds"]["median"], ours["first_s"], ours["loss"]) == (0.5, 1.0, 2.0)
     assert ours["times_floor"] == pytest.approx(0.5 / row["floor"]["seconds"])
