@@ -12,6 +12,7 @@ import optax
 
 import metalearn as ml
 from experiments.command_line import nearest
+from experiments.devices import spread
 from metalearn import federated as fl
 from metalearn.core import Batch, Criterion, InputError, Model
 from metalearn.data import Clients
@@ -62,8 +63,12 @@ def _work(s: Any) -> dict[str, Any]:
     return {"num_epochs": s.epochs, "batch_size": s.batch} | late
 
 
+def _all(s: Any) -> dict[str, Any]:
+    return _work(s) | {"mapping": spread(s.devices)}
+
+
 def _averaged(s: Any, p: Problem, rate: float, **options: Any) -> Federated:
-    return fl.fedavg(p.model, p.criterion, optax.sgd(rate), **_work(s) | options)
+    return fl.fedavg(p.model, p.criterion, optax.sgd(rate), **_all(s), **options)
 
 
 def _kept(make: Callable, **terms: Callable) -> Callable[[Any, Problem, float], Federated]:
@@ -71,7 +76,7 @@ def _kept(make: Callable, **terms: Callable) -> Callable[[Any, Problem, float], 
 
     def made(s, p, rate):
         options = {name: term(s, p, rate) for name, term in terms.items()}
-        return make(p.model, p.criterion, optax.sgd(rate), **_work(s) | options)
+        return make(p.model, p.criterion, optax.sgd(rate), **_all(s), **options)
 
     return made
 
@@ -97,7 +102,9 @@ def _public(p: Problem) -> Batch:
 def _distilled(s: Any, p: Problem, rate: float) -> Federated:
     client = ml.gradient_learner(p.model, p.criterion, optax.sgd(rate), **_work(s))
     aggregator = fl.feddf(p.model, _public(p).x, optax.adam(1e-3), 20, batch_size=64)
-    algorithm = ml.over_tasks(client.init, ml.difference(client.adapt), aggregator, optax.sgd(1.0))
+    algorithm = ml.over_tasks(
+        client.init, ml.difference(client.adapt), aggregator, optax.sgd(1.0), mapping=spread(s.devices)
+    )
     return Federated(*algorithm, _averaged(s, p, rate).learner)
 
 
@@ -105,19 +112,19 @@ def _mime(lite: bool) -> Callable[[Any, Problem, float], Federated]:
     def made(s, p, rate):
         # the paper's momentum is an average, (1 - β) g + β m, and Optax's a sum
         optimizer = optax.sgd((1 - 0.9) * rate, momentum=0.9)
-        return fl.mime(p.model, p.criterion, optimizer, lite=lite, **_work(s))
+        return fl.mime(p.model, p.criterion, optimizer, lite=lite, **_all(s))
 
     return made
 
 
 def _meta(s: Any, p: Problem, rate: float) -> Federated:
     client = ml.gradient_learner(p.model, p.criterion, optax.sgd(rate), **_work(s))
-    return fl.perfedavg(client, p.criterion, optax.sgd(s.server_rate or 0.3))
+    return fl.perfedavg(client, p.criterion, optax.sgd(s.server_rate or 0.3), mapping=spread(s.devices))
 
 
 def _nearby(s: Any, p: Problem, rate: float) -> Federated:
     strength = _strength(15.0)(s, p, rate)
-    options = {"strength": strength, "personal_steps": 5, **_work(s)}
+    options = {"strength": strength, "personal_steps": 5, **_all(s)}
     return fl.pfedme(p.model, p.criterion, optax.sgd(rate), rate / strength * 5, **options)
 
 
@@ -137,7 +144,9 @@ def _with_source(s: Any, p: Problem, rate: float) -> Federated:
     client = ml.fit(loss, optax.sgd(rate), **_work(s))
     plain = _averaged(s, p, rate)
     init = lambda key, task: p.model.init(key, task.support.x)  # noqa: E731
-    algorithm = ml.over_tasks(init, ml.difference(client), ml.weighted_mean(), optax.sgd(1.0))
+    algorithm = ml.over_tasks(
+        init, ml.difference(client), ml.weighted_mean(), optax.sgd(1.0), mapping=spread(s.devices)
+    )
     return Federated(*algorithm, plain.learner)
 
 
@@ -145,7 +154,8 @@ METHODS = {
     # one model for all
     "centralised": Method("Centralised", None, _averaged, "pooled"),
     "fedsgd": Method(
-        "FedSGD", "mcmahan2017communication", lambda s, p, rate: fl.fedsgd(p.model, p.criterion, optax.sgd(rate))
+        "FedSGD", "mcmahan2017communication",
+        lambda s, p, rate: fl.fedsgd(p.model, p.criterion, optax.sgd(rate), mapping=spread(s.devices)),
     ),
     "fedavg": Method(
         "FedAvg", "mcmahan2017communication", lambda s, p, rate: _averaged(s, p, rate, drop_stragglers=s.late > 0)
@@ -157,14 +167,14 @@ METHODS = {
     "fedyogi": Method("FedYogi", "reddi2021fedopt", _server(fl.fedyogi, 0.01)),
     "scaffold": Method(
         "SCAFFOLD", "karimireddy2020scaffold",
-        lambda s, p, rate: fl.scaffold(p.model, p.criterion, rate, num_clients=p.num_clients, **_work(s)),
+        lambda s, p, rate: fl.scaffold(p.model, p.criterion, rate, num_clients=p.num_clients, **_all(s)),
     ),
     "scaffold-1": Method(
         "SCAFFOLD, option 1", "karimireddy2020scaffold",
-        lambda s, p, rate: fl.scaffold(p.model, p.criterion, rate, num_clients=p.num_clients, option=1, **_work(s)),
+        lambda s, p, rate: fl.scaffold(p.model, p.criterion, rate, num_clients=p.num_clients, option=1, **_all(s)),
     ),
     "fednova": Method(
-        "FedNova", "wang2020fednova", lambda s, p, rate: fl.fednova(p.model, p.criterion, rate, **_work(s))
+        "FedNova", "wang2020fednova", lambda s, p, rate: fl.fednova(p.model, p.criterion, rate, **_all(s))
     ),
     "feddyn": Method("FedDyn", "acar2021feddyn", _kept(fl.feddyn, num_clients=_clients, strength=_strength(0.03))),
     "mime": Method("Mime", "karimireddy2021mime", _mime(lite=False)),
@@ -174,7 +184,7 @@ METHODS = {
     ),
     "qffl": Method(
         "q-FFL", "li2020qffl",
-        lambda s, p, rate: fl.qffl(p.model, p.criterion, rate, fairness=_strength(1.0)(s, p, rate), **_work(s)),
+        lambda s, p, rate: fl.qffl(p.model, p.criterion, rate, fairness=_strength(1.0)(s, p, rate), **_all(s)),
     ),
     "feddf": Method("FedDF", "lin2020feddf", _distilled),
     # from what the server has
@@ -256,7 +266,7 @@ def train(s: Any, problem: Problem) -> tuple[Any, list]:
     return ml.run(
         ml.Algorithm(algorithm.init, algorithm.step), sample_of(s, problem), s.rounds, key=keys, evaluate=evaluate,
         every=s.every, log_every=max(s.every, min(50, s.rounds)), checkpoint_every=s.rounds, folder=s.folder,
-        config=s, free=("folder", "target"), best=None,
+        config=s, free=("folder", "target", "devices"), best=None,
     )  # fmt: skip
 
 
@@ -332,6 +342,7 @@ def check_settings(s: Any) -> None:
         raise InputError("methods, seeds and rates each need at least one value.")
     for name in s.methods:
         method_of(name)
+    spread(s.devices)
     if min(s.rates) <= 0:
         raise InputError(f"rates must be positive, but are {s.rates}.")
     if bool(s.validation_clients) != bool(s.test_clients) or min(s.validation_clients, s.test_clients) < 0:

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
 
 import metalearn as ml
 from experiments.command_line import nearest
+from experiments.devices import spread
 from metalearn.core import Algorithm, Criterion, InputError, Learner, Model, Params, TaskFn
 from metalearn.report import Row, diverging, print_table, read_results, report, write_results
 
@@ -92,9 +92,8 @@ def task_fn_of(s: Any, problem: Problem, learner: Learner) -> TaskFn:
 def algorithm_of(s: Any, problem: Problem) -> Algorithm:
     """The outer loop that settings describe."""
     learner = learner_of(s, problem, s.ways, s.inner_steps, batch_size=s.inner_batch)
-    mapping = ml.auto if s.devices == 1 else ml.sharded(Mesh(np.array(jax.devices()[: s.devices]), ("tasks",)))
     task_fn = task_fn_of(s, problem, learner)
-    return ml.over_tasks(learner.init, task_fn, ml.mean(), _outer_optimizer(s), mapping=mapping)
+    return ml.over_tasks(learner.init, task_fn, ml.mean(), _outer_optimizer(s), mapping=spread(s.devices))
 
 
 def train(s: Any, problem: Problem) -> list[Params]:
@@ -214,8 +213,7 @@ def check_settings(s: Any) -> None:
         raise InputError("seeds and test_steps each need at least one value, and steps are not negative.")
     if s.validation_tasks < 1 or s.test_tasks < 2:
         raise InputError("validation_tasks must be at least 1, and test_tasks at least 2 for an interval.")
-    if not 1 <= s.devices <= jax.device_count():
-        raise InputError(f"devices must be between 1 and the {jax.device_count()} there are, but is {s.devices}.")
+    spread(s.devices)
 
 
 def title(method: str) -> str:

@@ -112,5 +112,7 @@ class Federation:
     """Random seeds, trained at once; the partition stays."""
     data_seed: int = 0
     """Of the partition."""
+    devices: int = 1
+    """Clients are spread over so many devices, which changes no number; on a CPU, its cores."""
     folder: str = "runs/federated"
     """Where everything of the run goes."""

@@ -40,6 +40,7 @@ def own(model, criterion, rate):
         (DIGITS, ["few", "--clients", "1000"], "examples are too few"),
         (DIGITS, ["few", "--cohort", "17"], "cohort must be between 1 and the 16 clients"),
         (DIGITS, ["few", "--cohort", "0"], "cohort must be between 1"),
+        (DIGITS, ["few", "--devices", "9"], "devices must be between 1 and the 8 there are, but is 9"),
         (DIGITS, ["few", "--late", "0.5"], "num_epochs must be at least 2 for a straggler"),
         (DIGITS, ["few", "--decay", "2"], "decay is in (0, 1] and late in [0, 1]"),
         (DIGITS, ["few", "--test-clients", "3"], "both positive or both 0"),
@@ -161,6 +162,17 @@ def test_late_clients_and_rates_that_decay_change_what_is_learned(tmp_path):
     for method in s.methods:
         assert losses["decay", method][-1] > losses["all", method][-1]  # a rate that halves learns less
         assert not np.allclose(losses["late", method], losses["all", method], rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_clients_over_devices_change_no_number(tmp_path):
+    s = replace(DIGITS.PRESETS["few"][1], rounds=4, cohort=7, methods=("scaffold",))
+    for devices in (1, 8):
+        DIGITS.main(replace(s, devices=devices, folder=str(tmp_path / str(devices))))
+    one, eight = (read_results(tmp_path / name / "scaffold")[0].values for name in ("1", "8"))
+    np.testing.assert_allclose(one, eight, atol=0.05)  # of some ten test examples a client, one may turn
+    losses = [logs.column(logs.read(tmp_path / n / "scaffold/log.jsonl"), "validation/loss")[1] for n in ("1", "8")]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
 @pytest.mark.slow
