@@ -4,11 +4,12 @@ Peers run in an environment of their own, whose interpreter `--peer-python` name
 
     python3 -m venv peers && peers/bin/pip install -r benchmarks/peers/requirements.txt
 
-on the same cores, in the same run, in turns; both sides are first checked to compute the same loss and the same
-direction (what the outer optimizer receives). Times are of one step: medians, with quartiles; `first` is the first
-step, compilation included. `ratio` is that line's time over our first line's. The floor is what the matrix products
-alone would take at the speed measured in the same run (or the unavoidable copying, where that takes longer). A peer
-that is missing has a line that says so. Run it on a machine that does nothing else.
+(`requirements-federated.txt` adds Flower and pfl-research, for the rows `rounds_*`), on the same cores, in one run and
+in turns; both sides are first checked to compute the same loss and the same direction (what the outer optimizer
+receives). Times are of one step: medians, with quartiles; `first` is the first step, compilation included. `ratio` is
+that line's time over our first line's. The floor is what the matrix products alone would take at the speed measured in
+the same run (or the unavoidable copying, where that takes longer). A peer that is missing has a line that says so. Run
+it on a machine that does nothing else.
 """
 
 import argparse
@@ -55,10 +56,11 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         parser.error(f"--check: {error}")
 
-    from benchmarks.environment import machine, versions
+    from benchmarks.environment import machine, make_cores_devices, versions
     from benchmarks.measure import Options
     from benchmarks.table import row_lines, table
 
+    make_cores_devices()
     options = Options(chosen.peer_python, chosen.quick, chosen.rounds or (3 if chosen.quick else 15), chosen.limit)
     now = datetime.datetime.now(datetime.UTC)
     report = {

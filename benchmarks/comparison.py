@@ -1,7 +1,7 @@
 """One row: ours beside contenders in this process and peers in theirs, checked first and then timed in turns."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,13 +18,15 @@ class Peers(NamedTuple):
     """What is asked of the peers' processes.
 
     `module` is the file in `benchmarks/peers/`, `variants` are the ways of each peer, by its name, of which the best
-    is kept; `setting` and `arrays` (weights and data) are handed over.
+    is kept; `setting` and `arrays` (weights and data) are handed over. Those named in `alone` keep the cores busy
+    while they wait, so they are started and timed after all others.
     """
 
     module: str
     variants: Mapping[str, Sequence[str]]
     setting: Mapping[str, Any]
     arrays: Mapping[str, np.ndarray]
+    alone: Sequence[str] = ()
 
 
 def compare(
@@ -46,15 +48,26 @@ def compare(
     ours, *others = contenders
     bound = None if work is None else floor(work, options.quick)
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory()))
+        folder = Path(stack.enter_context(TemporaryDirectory(ignore_cleanup_errors=True)))
         entries = [_entry(ours), *(_checked(other, ours, tolerance) for other in others)]
         steps = {one.name: one.time_step for one in contenders}
+        together, alone = [], []
         if peers is not None:
-            found = _peers(peers, ours, folder, options, tolerance, stack)
-            entries += [entry for entry, _ in found]
-            steps |= {entry["who"]: _time_step(peer, options.limit) for entry, peer in found if peer is not None}
+            start = _starter(peers, ours, folder, options, tolerance, stack)
+            together = [start(name) for name in peers.variants if name not in peers.alone]
+            entries += [entry for entry, _ in together]
+            steps |= {entry["who"]: _time_step(peer, options.limit) for entry, peer in together if peer is not None}
+            alone = [name for name in peers.variants if name in peers.alone]
         timed = {entry["who"] for entry in entries if entry["status"] == "ok"}
         times = alternate({who: step for who, step in steps.items() if who in timed}, options.rounds, warmup)
+        for peer in (peer for _, peer in together if peer is not None):
+            peer.close()
+        for name in alone:
+            entry, peer = start(name)
+            entries.append(entry)
+            if peer is not None:
+                times |= alternate({name: _time_step(peer, options.limit)}, options.rounds, warmup)
+                peer.close()
     for entry in entries:
         if entry["status"] == "ok":
             entry["seconds"] = summary(times[entry["who"]])
@@ -77,17 +90,18 @@ def _checked(other, ours, tolerance):
     return result if result.pop("same") else result | {"status": "other numbers"}
 
 
-def _peers(peers, ours, folder, options, tolerance, stack) -> list[tuple[dict[str, Any], Peer | None]]:
+def _starter(peers, ours, folder, options, tolerance, stack) -> Callable[[str], tuple[dict[str, Any], Peer | None]]:
     if not has_torch(options.python):
-        return [({"who": name, "status": "not installed"}, None) for name in peers.variants]
+        return lambda name: ({"who": name, "status": "not installed"}, None)
     file = folder / "arrays.npz"
     np.savez(file, setting=json.dumps(dict(peers.setting)), **dict(peers.arrays))
-    found = []
-    for name, variants in peers.variants.items():
+
+    def start(name):
         # a trial compiles nothing at the peers: that takes longer than all the rest of it
-        tried = [v for v in variants if "compile" not in v] if options.quick else variants
-        found.append(_best(peers.module, name, tried, ours, file, options, tolerance, stack))
-    return found
+        tried = [v for v in peers.variants[name] if not (options.quick and "compile" in v)]
+        return _best(peers.module, name, tried, ours, file, options, tolerance, stack)
+
+    return start
 
 
 def _best(module, name, variants, ours, file, options, tolerance, stack):

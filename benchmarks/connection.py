@@ -33,9 +33,13 @@ def has_torch(python: str) -> bool:
 def connect(python: str, module: str, variant: str, arrays: Path) -> Peer:
     """Starts `benchmarks.peer` for one variant of a module of `benchmarks/peers/`.
 
-    What it compiles is kept beside `arrays`, so it is cold.
+    What it compiles is kept beside `arrays`, so it is cold; so are its temporary files, which outlive a killed process.
     """
-    settings = {"TORCHINDUCTOR_CACHE_DIR": str(arrays.parent / "compiled" / variant), "PYTHONWARNINGS": "ignore"}
+    settings = {
+        "TORCHINDUCTOR_CACHE_DIR": str(arrays.parent / "compiled" / variant),
+        "TMPDIR": str(arrays.parent),
+        "PYTHONWARNINGS": "ignore",
+    }
     process = subprocess.Popen(
         [python, "-m", "benchmarks.peer", module, variant, str(arrays)],
         cwd=Path(__file__).parent.parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,

@@ -6,11 +6,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 import metalearn as ml
 from benchmarks.floor import Work, work
-from benchmarks.measure import Contender, repeated
+from benchmarks.measure import Contender, alternate, repeated
 from metalearn.host.steps import Programs, programs
+from metalearn.mapping import Mapping
 from metalearn.tree import partition, path_name
 
 Named = dict[str, np.ndarray]
@@ -42,6 +44,17 @@ def contender(
     facts = {"compile_s": compiled - start, "memory_bytes": memory(step)}
     time_step = repeated(again, jax.block_until_ready)
     return Contender(name, time_step, first_s, float(metrics["loss"]), found, facts)
+
+
+def on_all_cores(made: Callable[[Mapping, str], Contender]) -> list[Contender]:
+    """`made(mapping, name)` with a device a core and with one device for all cores, the faster first, as of the peers'
+    variants the fastest is kept. One device, such as a GPU, is one contender."""
+    if jax.device_count() == 1:
+        return [made(ml.auto, "metalearn")]
+    mesh = Mesh(np.array(jax.devices()), ("tasks",))
+    found = [made(ml.sharded(mesh), "metalearn, a device a core"), made(ml.auto, "metalearn, one device")]
+    times = alternate({one.name: one.time_step for one in found}, 3)
+    return sorted(found, key=lambda one: float(np.median(times[one.name])))
 
 
 def memory(compiled: Any) -> int:

@@ -9,9 +9,20 @@ from typing import Any
 import jax
 
 
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def make_cores_devices() -> None:
+    """A CPU's cores become its devices, unless somebody has said how many there are."""
+    said = "--xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if jax.config.jax_num_cpu_devices < 1 and not said:
+        jax.config.update("jax_num_cpu_devices", cores())
+
+
 def machine() -> dict[str, Any]:
     """The processor, the cores that this process may use, JAX's device, and how busy the machine was before."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     info = Path("/proc/cpuinfo")
     models = (
         [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
@@ -21,7 +32,7 @@ def machine() -> dict[str, Any]:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {
         "cpu": models[0] if models else platform.processor(),
-        "cores": cores,
+        "cores": cores(),
         "device": jax.devices()[0].device_kind,
         "system": platform.system(),
         "load_before": load,

@@ -1,5 +1,6 @@
 """What Reptile and FedAvg share as rows: local training on minibatches whose order both sides must agree on."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,9 +10,10 @@ import optax
 
 import metalearn as ml
 from benchmarks.comparison import Peers, compare
-from benchmarks.contender import KEY, contender, handed_over, moved, work_of
+from benchmarks.contender import KEY, contender, handed_over, moved, on_all_cores, work_of
 from benchmarks.floor import Work
 from benchmarks.measure import Options
+from metalearn.mapping import Mapping
 
 PEERS = {
     "torch, loop over tasks": ("loop", "loop+fused", "loop+compile"),
@@ -24,7 +26,7 @@ CONV_PEERS = {
 
 
 def local_training(
-    algorithm: ml.Algorithm,
+    make: Callable[[Mapping], ml.Algorithm],
     batch: ml.Task,
     net: dict[str, Any],
     setting: dict[str, Any],
@@ -32,16 +34,18 @@ def local_training(
     peers: dict[str, tuple[str, ...]],
     options: Options,
 ) -> dict[str, Any]:
-    """The row of an `algorithm` over `difference(…)` with an outer `sgd(1.0)`; `how_long` are options of its `fit`."""
+    """The row of `make(mapping)`, an algorithm over `difference(…)` with an outer `sgd(1.0)`; `how_long` are options of
+    its `fit`."""
+    algorithm = make(ml.auto)
     state = jax.jit(algorithm.init)(jax.random.key(0), batch)
     rows = order(batch, how_long)
     arrays = handed_over(state.params, batch) | {"rows": rows}
-    ours = contender(algorithm, state, batch, moved)
+    ours = on_all_cores(lambda mapping, name: contender(make(mapping), state, batch, moved, name))
     peers = Peers("local_training", peers, setting | {"net": net}, arrays)
-    return {"setting": setting, **compare([ours], options, peers, _work(algorithm, state, batch, rows, arrays))}
+    return {"setting": setting, **compare(ours, options, peers, work_of_tasks(algorithm, state, batch, rows, arrays))}
 
 
-def order(batch: ml.Task, how_long: dict[str, Any]) -> np.ndarray:
+def order(batch: ml.Task, how_long: dict[str, Any], key: jax.Array = KEY) -> np.ndarray:
     """Which examples each step of each task sees, `[K, T, B]`: asked of the library, by training on example numbers."""
     tasks, count = batch.support.y.shape[:2]
 
@@ -55,8 +59,8 @@ def order(batch: ml.Task, how_long: dict[str, Any]) -> np.ndarray:
         return ml.Update(params, jnp.ones(()), params, {"per_task/rows": found})
 
     asked = ml.over_tasks(lambda key, task: jnp.zeros(()), task_fn, ml.mean(), optax.sgd(0.0))
-    numbered = ml.Task(ml.Batch(jnp.tile(jnp.arange(count), (tasks, 1))), id=batch.id)
-    return np.asarray(jax.jit(asked.step)(asked.init(KEY, numbered), numbered, KEY)[1]["per_task/rows"])
+    numbered = ml.Task(ml.Batch(jnp.tile(jnp.arange(count), (tasks, 1)), mask=batch.support.mask), id=batch.id)
+    return np.asarray(jax.jit(asked.step)(asked.init(key, numbered), numbered, key)[1]["per_task/rows"])
 
 
 def examples(tasks: int, count: int, shape: tuple[int, ...], classes: int) -> ml.Task:
@@ -67,8 +71,10 @@ def examples(tasks: int, count: int, shape: tuple[int, ...], classes: int) -> ml
     return ml.Task(ml.Batch(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.int32)))
 
 
-def _work(algorithm, state, batch, rows, arrays) -> Work:
-    """Each step of each task reads its parameters and writes them, in pieces as large as the model."""
+def work_of_tasks(
+    algorithm: ml.Algorithm, state: ml.State, batch: ml.Task, rows: np.ndarray, arrays: dict[str, np.ndarray]
+) -> Work:
+    """The floor's; each step of each task reads its parameters and writes them, in pieces as large as the model."""
     tasks, steps, _ = rows.shape
     size = sum(a.nbytes for name, a in arrays.items() if name.startswith("weight/"))
     return work_of(algorithm, state, batch)._replace(bytes=2.0 * tasks * steps * size, piece=size)

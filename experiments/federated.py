@@ -356,6 +356,8 @@ def check_settings(s: Any) -> None:
     keeping = [name for name in s.methods if s.test_clients and method_of(name).keeps]
     if keeping:
         raise InputError(f"clients who never trained have no model of {keeping[0]!r}: test_clients must be 0.")
+    if s.sampling not in ("uniform", "size"):
+        raise InputError(f"sampling must be 'uniform' or 'size', but is {s.sampling!r}.")
     if not 0 <= s.public < 1:
         raise InputError(f"public must be at least 0 and below 1, but is {s.public}.")
     if not 0 < s.test_share < 0.5:

@@ -280,7 +280,7 @@ def _noisy(loss):
     ("steps", "real"),
     [
         ({"num_steps": 7, "batch_size": 3}, 7),
-        ({"num_epochs": 3, "batch_size": 4}, 6),
+        pytest.param({"num_epochs": 3, "batch_size": 4}, 6, marks=pytest.mark.slow),
         pytest.param({"num_steps": 4, "batch_size": 8}, 4, marks=pytest.mark.slow),
         pytest.param({"num_epochs": 3}, 3, marks=pytest.mark.slow),
     ],
@@ -357,10 +357,13 @@ def _mapped(mapping, adapt, inputs, params):
 
 
 _CHUNKS = {"chunk 2": lambda: scanned(2), "chunk 3": lambda: scanned(3), "vmapped": vmapped}
+_SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize("name", _CHUNKS)
-@pytest.mark.parametrize("options", [{}, {"batch_size": None}], ids=["batches", "whole"])
+@pytest.mark.parametrize("name", ["chunk 3", *(pytest.param(name, marks=_SLOW) for name in ("chunk 2", "vmapped"))])
+@pytest.mark.parametrize(
+    "options", [pytest.param({}, id="batches"), pytest.param({"batch_size": None}, id="whole", marks=_SLOW)]
+)
 def test_padded_steps_of_a_chunk_are_a_branch_and_change_no_number(name, options, key):
     adapt, params = _padded_fit(**options), plain_mlp(1).init(key, jnp.zeros((1, 2)))
 
@@ -397,6 +400,7 @@ def test_a_chunk_takes_as_many_steps_as_its_largest_client(key):
     assert len(seen) == 2 * (12 + 6)  # the callback is called for each of the chunk's two clients
 
 
+@_SLOW
 def test_the_gradient_through_a_chunk_and_its_gradient(key):
     model = plain_mlp(2, 1)
     params = jax.jit(model.init)(key, jnp.zeros((1, 2)))
@@ -426,6 +430,7 @@ def test_the_gradient_through_a_chunk_and_its_gradient(key):
     assert "conditional(" in program.lower(flat).compile().as_text()
 
 
+@_SLOW
 def test_seeds_of_chunks_and_devices(key):
     """A vmapped batch of seeds over a chunk, and both under `shard_map`."""
     adapt = _padded_fit()

@@ -13,6 +13,56 @@ from torch.nn import functional as F
 from benchmarks.peers import nets
 
 
+def descent(net, rate):
+    """`(params, x, y) -> (params, loss)`: one step as a function of parameters by name."""
+
+    def loss_of(params, x, y):
+        return F.cross_entropy(functional_call(net, params, (x,)), y)
+
+    def descend(params, x, y):
+        grads, loss = grad_and_value(loss_of)(params, x, y)
+        return {name: p - rate * grads[name] for name, p in params.items()}, loss
+
+    return descend
+
+
+def trainer(net, shared, rate, words):
+    """`(x, y, batches) -> (params, loss)`: SGD from `shared` over those examples; the loss is the last batch's."""
+    params = dict(net.named_parameters())
+    optimizer = torch.optim.SGD(net.parameters(), lr=rate, fused="fused" in words)
+    one = torch.compile(descent(net, rate), dynamic=False) if "compile" in words else None
+
+    def train(x, y, batches):
+        with torch.no_grad():
+            for name, p in params.items():
+                p.copy_(shared[name])
+        for picked in batches:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(net(x[picked]), y[picked])
+            loss.backward()
+            optimizer.step()
+        return {name: p.detach() for name, p in params.items()}, loss.detach()
+
+    def train_compiled(x, y, batches):
+        fast = shared
+        for picked in batches:
+            fast, loss = one(fast, x[picked], y[picked])
+        return fast, loss
+
+    return train if one is None else train_compiled
+
+
+def mean_of(shared, trained):
+    """The mean of the parameters and losses that `trained`, a list of functions, return one after another."""
+    mean, total = {name: torch.zeros_like(p) for name, p in shared.items()}, 0.0
+    for one in trained:
+        params, loss = one()
+        for name, p in params.items():
+            mean[name].add_(p, alpha=1 / len(trained))
+        total += loss / len(trained)
+    return mean, total
+
+
 def prepare(variant, setting, arrays):
     """`setting` has net and rate; `rows` `[K, T, B]` are the examples of each step."""
     method, *words = variant.split("+")
@@ -23,46 +73,13 @@ def prepare(variant, setting, arrays):
         x = x.flatten(2) if x.ndim > 3 else x
     rows = torch.from_numpy(arrays["rows"]).long()
     count, rate = len(x), setting["rate"]
-    params = dict(net.named_parameters())
-    shared = {name: p.detach().clone() for name, p in params.items()}
-    optimizer = torch.optim.SGD(net.parameters(), lr=rate, fused="fused" in words)
-
-    def loss_of(params, x, y):
-        return F.cross_entropy(functional_call(net, params, (x,)), y)
-
-    def descend(params, x, y):
-        grads, loss = grad_and_value(loss_of)(params, x, y)
-        return {name: p - rate * grads[name] for name, p in params.items()}, loss
-
-    one = torch.compile(descend, dynamic=False) if "compile" in words else None
-
-    def train(k):
-        for picked in rows[k]:
-            optimizer.zero_grad()
-            loss = F.cross_entropy(net(x[k][picked]), y[k][picked])
-            loss.backward()
-            optimizer.step()
-        return {name: p.detach() for name, p in params.items()}, loss.detach()
-
-    def train_compiled(k):
-        fast = shared
-        for picked in rows[k]:
-            fast, loss = one(fast, x[k][picked], y[k][picked])
-        return fast, loss
+    shared = {name: p.detach().clone() for name, p in net.named_parameters()}
+    train = trainer(net, shared, rate, words)
 
     def loop():
-        mean, total = {name: torch.zeros_like(p) for name, p in shared.items()}, 0.0
-        for k in range(count):
-            with torch.no_grad():
-                for name, p in params.items():
-                    p.copy_(shared[name])
-            trained, loss = train(k) if one is None else train_compiled(k)
-            for name, p in trained.items():
-                mean[name].add_(p, alpha=1 / count)
-            total += loss / count
-        return mean, total
+        return mean_of(shared, [lambda k=k: train(x[k], y[k], rows[k]) for k in range(count)])
 
-    every = vmap(descend)
+    every = vmap(descent(net, rate))
     every = torch.compile(every, dynamic=False) if "compile" in words else every
     numbers = torch.arange(count)[:, None]
 

@@ -12,6 +12,7 @@ from benchmarks.comparison import compare
 from benchmarks.contender import KEY
 from benchmarks.measure import Contender, Options
 from benchmarks.rows import fedavg, maml, protonet, sinusoid
+from metalearn.mapping import auto
 
 
 def run(row: str, options: Options) -> dict[str, Any]:
@@ -55,5 +56,5 @@ def _protonet(options):
 
 
 def _fedavg(options):
-    algorithm, clients, _, _ = fedavg.problem("fedavg_cnn", fedavg.Size())
-    return algorithm, clients
+    make, clients, _, _ = fedavg.problem("fedavg_cnn", fedavg.Size())
+    return make(auto), clients

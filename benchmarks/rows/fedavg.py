@@ -5,6 +5,7 @@ with ReLU and 2x2 max pooling, a hidden layer of 512, 1,663,370 parameters. `fed
 784-200-200-10. `fedavg_logistic`: 100 clients, logistic regression.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import optax
@@ -13,6 +14,7 @@ from flax import linen as nn
 import metalearn as ml
 from benchmarks.local_training import CONV_PEERS, PEERS, examples, local_training
 from benchmarks.measure import Options
+from metalearn.mapping import Mapping
 
 
 class Size(NamedTuple):
@@ -37,19 +39,24 @@ def run(row: str, options: Options) -> dict[str, Any]:
     if options.quick:
         size = size._replace(**SMALL)
         size = size._replace(filters=4, hidden=32) if row == "fedavg_cnn" else size
-    algorithm, clients, net, how_long = problem(row, size)
+    make, clients, net, how_long = problem(row, size)
     peers = CONV_PEERS if row == "fedavg_cnn" else PEERS
     setting = {name: value for name, value in size._asdict().items() if row == "fedavg_cnn" or name not in _OF_THE_CNN}
-    return local_training(algorithm, clients, net, setting, how_long, peers, options)
+    return local_training(make, clients, net, setting, how_long, peers, options)
 
 
-def problem(row: str, size: Size) -> tuple[ml.Algorithm, ml.Task, dict[str, Any], dict[str, Any]]:
-    """The algorithm as a user would write it, its clients, what the peers build, and how long a client trains."""
+def problem(row: str, size: Size) -> tuple[Callable[[Mapping], ml.Algorithm], ml.Task, dict[str, Any], dict[str, Any]]:
+    """`make(mapping)`, as a user would write it, its clients, what the peers build, and how long each trains."""
     module, net = network(row, size)
     how_long = {"num_epochs": 1, "batch_size": size.batch_size}
     client = ml.gradient_learner(ml.from_linen(module), ml.cross_entropy, optax.sgd(size.rate), **how_long)
-    algorithm = ml.over_tasks(client.init, ml.difference(client.adapt), ml.weighted_mean(), optax.sgd(1.0))
-    return algorithm, examples(size.clients, size.examples, (size.sides, size.sides, 1), 10), net, how_long
+
+    def make(mapping):
+        return ml.over_tasks(
+            client.init, ml.difference(client.adapt), ml.weighted_mean(), optax.sgd(1.0), mapping=mapping
+        )
+
+    return make, examples(size.clients, size.examples, (size.sides, size.sides, 1), 10), net, how_long
 
 
 def network(row: str, size: Size) -> tuple[nn.Module, dict[str, Any]]:

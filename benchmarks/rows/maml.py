@@ -12,8 +12,9 @@ import optax
 
 import metalearn as ml
 from benchmarks.comparison import Peers, compare
-from benchmarks.contender import contender, first_moment, handed_over, work_of
+from benchmarks.contender import contender, first_moment, handed_over, on_all_cores, work_of
 from benchmarks.measure import LOOSE_TOLERANCE, Options
+from metalearn.mapping import Mapping
 
 
 class Size(NamedTuple):
@@ -55,7 +56,7 @@ def run(row: str, options: Options) -> dict[str, Any]:
     batch = tasks(size)
     algorithm = algorithm_of(size)
     state = jax.jit(algorithm.init)(jax.random.key(0), batch)
-    ours = contender(algorithm, state, batch, first_moment)
+    ours = on_all_cores(lambda mapping, name: contender(algorithm_of(size, mapping), state, batch, first_moment, name))
     net = {"kind": "conv4", "channels": 1, "filters": size.filters, "outputs": size.ways, "epsilon": size.epsilon}
     variants = FIRST_ORDER_PEERS if size.first_order else PEERS
     setting = size._asdict() | {"net": net, "loss": "cross_entropy"}
@@ -64,7 +65,7 @@ def run(row: str, options: Options) -> dict[str, Any]:
     # torch.func's, which is ours to 1e-4
     return {
         "setting": size._asdict(),
-        **compare([ours], options, peers, work_of(algorithm, state, batch), LOOSE_TOLERANCE),
+        **compare(ours, options, peers, work_of(algorithm, state, batch), LOOSE_TOLERANCE),
     }
 
 
@@ -73,13 +74,13 @@ def size_of(row: str, options: Options) -> Size:
     return SIZES[row]._replace(**SMALL) if options.quick else SIZES[row]
 
 
-def algorithm_of(size: Size, **options: Any) -> ml.Algorithm:
+def algorithm_of(size: Size, mapping: Mapping = ml.auto, **options: Any) -> ml.Algorithm:
     """As a user would write it; `options` are those of `ml.meta.maml`."""
     net = ml.nets.Conv4(size.ways, features=size.filters, padding=1, epsilon=size.epsilon)
     options = {"first_order": size.first_order, "where": size.adapted or None} | options
     learner = ml.meta.maml(ml.from_linen(net), ml.cross_entropy, optax.sgd(size.inner_rate), size.steps, **options)
     task_fn = ml.episodic(learner, ml.cross_entropy)
-    return ml.over_tasks(learner.init, task_fn, ml.mean(), optax.adam(size.outer_rate))
+    return ml.over_tasks(learner.init, task_fn, ml.mean(), optax.adam(size.outer_rate), mapping=mapping)
 
 
 def tasks(size: Any) -> ml.Task:

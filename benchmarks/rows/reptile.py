@@ -37,8 +37,11 @@ def run(row: str, options: Options) -> dict[str, Any]:
     how_long = {"num_steps": size.steps, "batch_size": size.batch_size}
     module = ml.nets.Conv4(size.ways, features=size.filters, padding=1, epsilon=size.epsilon, head="flatten")
     learner = ml.meta.reptile(ml.from_linen(module), ml.cross_entropy, optax.sgd(size.rate), **how_long)
-    algorithm = ml.over_tasks(learner.init, ml.difference(learner.adapt), ml.mean(), optax.sgd(1.0))
+
+    def make(mapping):
+        return ml.over_tasks(learner.init, ml.difference(learner.adapt), ml.mean(), optax.sgd(1.0), mapping=mapping)
+
     net = {"kind": "conv4", "channels": 1, "filters": size.filters, "outputs": size.ways, "epsilon": size.epsilon}
     net |= {"head": "flatten", "sides": 2}
     batch = maml.tasks(size)._replace(query=None)
-    return local_training(algorithm, batch, net, size._asdict(), how_long, CONV_PEERS, options)
+    return local_training(make, batch, net, size._asdict(), how_long, CONV_PEERS, options)

@@ -12,6 +12,10 @@ from metalearn.core import Batch, InputError, Key, Task
 from metalearn.data._shared import positive
 from metalearn.data.images import to_float
 
+# A population this large is not given a score a client each round; all smaller ones are, so that nobody's draws change.
+_MANY = 10_000
+_REFUSED = 1 / 8  # how many of the draws may come to somebody who is there already, before scores are the quicker way
+
 
 class Clients(NamedTuple):
     """Whose example is whose: client k has rows `order[starts[k] : starts[k] + sizes[k]]` of `x` and `y`.
@@ -67,7 +71,7 @@ def clients(
         if leaf.shape[:1] != sizes.shape:
             raise InputError(f"features must have a row for each of {len(sizes)} clients, but are {list(leaf.shape)}.")
     seen = flat._replace(view=Partial(view), features=features)
-    jax.eval_shape(lambda of: _gathered(of, 0, 1, jax.random.key(0)), seen)  # a view that cannot be is refused here
+    jax.eval_shape(lambda of: _gathered(of, 0, 1), seen)  # a view that cannot be is refused here
     return seen
 
 
@@ -114,26 +118,27 @@ def cohort(
     query = _alike(population, query)
     most = int(population.sizes.max()) if max_examples is None else positive("max_examples", max_examples)
     most_query = 0 if query is None else int(query.sizes.max())
-    chosen = 1.0 if rate is None else rate
+    select = (_by_draws if _draws_suffice(population, size, sampling, rate) else _by_scores)(
+        size, count, sampling, rate
+    )
 
     def sample(population, query, key: Key) -> Task:
         who_key, drop_key, part_key = jax.random.split(key, 3)
-        chance = jax.random.uniform(who_key, (count,), minval=1e-12)
-        score = jnp.log(chance) / population.sizes if sampling == "size" else -chance
-        _, ids = jax.lax.top_k(score, size)
-        present = jax.random.uniform(drop_key, (size,)) >= dropout
-        if sampling == "poisson":
-            present &= chance[ids] < chosen
+        ids, chosen = select(population, who_key)
+        present = chosen & (jax.random.uniform(drop_key, (size,)) >= dropout)
         if by_size:
             order = jnp.argsort(present * jnp.minimum(population.sizes[ids], most), descending=True)
             ids, present = ids[order], present[order]
-        parts = jax.vmap(jax.random.fold_in, (None, 0))(part_key, ids)
-        support = jax.vmap(lambda i, key: _gathered(population, i, most, key))(ids, parts)
+        if max_examples is None:  # everybody is shown whole, and needs no random numbers
+            support = jax.vmap(lambda i: _gathered(population, i, most))(ids)
+        else:
+            parts = jax.vmap(jax.random.fold_in, (None, 0))(part_key, ids)
+            support = jax.vmap(lambda i, key: _gathered(population, i, most, key))(ids, parts)
         assert support.mask is not None
         support = support._replace(mask=support.mask * present[:, None])
         gathered = None
         if query is not None:
-            gathered = jax.vmap(lambda i, key: _gathered(query, i, most_query, key))(ids, parts)
+            gathered = jax.vmap(lambda i: _gathered(query, i, most_query))(ids)
         return Task(support, gathered, ids)
 
     return Partial(sample, population, query)
@@ -146,7 +151,7 @@ def everyone(population: Clients, query: Clients | None = None) -> Task:
 
     def gather(of):
         most = int(np.asarray(of.sizes).max())  # on the host, so that it may be called under jit
-        return jax.vmap(lambda i: _gathered(of, i, most, jax.random.key(0)))(ids)
+        return jax.vmap(lambda i: _gathered(of, i, most))(ids)
 
     return Task(gather(population), None if query is None else gather(query), ids)
 
@@ -200,10 +205,85 @@ def _between(name: str, value, fits: Callable[[Any], bool], said: str) -> None:
         raise InputError(f"{name} must be {said}, but is {value}.")
 
 
-def _gathered(of: Clients, i, most: int, key) -> Batch:
+def _draws_suffice(population: Clients, size: int, sampling: str, rate: Any) -> bool:
+    """Whether few enough draws come to clients who are there already; what is only known when it runs gets scores."""
+    count = population.sizes.shape[0]
+    if count < _MANY or isinstance(rate, jax.core.Tracer):
+        return False
+    if sampling != "size":
+        return size <= _REFUSED * count
+    if isinstance(population.sizes, jax.core.Tracer):
+        return False
+    sizes = np.asarray(population.sizes)
+    return np.partition(sizes, -size)[-size:].sum() <= _REFUSED * sizes.sum()
+
+
+def _by_scores(size: int, count: int, sampling: str, rate: Any) -> Callable:
+    """`(population, key) -> (ids [size], chosen [size])`: the clients with the best of independent random scores."""
+
+    def select(population, key):
+        chance = jax.random.uniform(key, (count,), minval=1e-12)
+        score = jnp.log(chance) / population.sizes if sampling == "size" else -chance
+        _, ids = jax.lax.top_k(score, size)
+        return ids, chance[ids] < rate if sampling == "poisson" else jnp.ones(size, bool)
+
+    return select
+
+
+def _by_draws(size: int, count: int, sampling: str, rate: Any) -> Callable:
+    """The same distributions, at a cost that does not grow with the number of clients."""
+    if sampling == "poisson":
+        from scipy.stats import binom  # here, for it is slow to import
+
+        # how many of independent chances come true is binomial; who they are, any of that many clients
+        below = np.minimum(binom.cdf(np.arange(size), count, rate) * 2.0**32, 2.0**32 - 1).astype(np.uint32)
+
+    def select(population, key):
+        who_key, number_key = jax.random.split(key)
+
+        def draw(key):
+            if sampling != "size":
+                return jax.random.randint(key, (size,), 0, count, jnp.int32)
+            # whose a random example is
+            example = jax.random.randint(key, (size,), 0, population.order.shape[0], jnp.int32)
+            return jnp.searchsorted(population.starts, example, side="right").astype(jnp.int32) - 1
+
+        ids = _distinct(draw, who_key)
+        if sampling != "poisson":
+            return ids, jnp.ones(size, bool)
+        number = jnp.searchsorted(jnp.asarray(below), jax.random.bits(number_key, dtype=jnp.uint32), side="right")
+        return ids, jnp.arange(size) < number
+
+    return select
+
+
+def _distinct(draw: Callable[[Key], jax.Array], key: Key) -> jax.Array:
+    """The different values that a sequence of independent draws comes to first, as many as `draw(key)` makes at once.
+
+    Whoever is drawn again is refused and another drawn instead, so each new one has the chance that it has among those
+    who are not there yet: sampling without replacement, one after another. Those kept come before all later draws, and
+    every place of the result is refilled until its draw is new; uniform draws fill the places exchangeably, because
+    only equality is ever asked.
+    """
+
+    def again(carry):
+        kept, missing, t = carry
+        values = jnp.where(missing, draw(jax.random.fold_in(key, t)), kept)
+        # of equal values the kept one first, else the earliest (it is stable); one number sorts faster than a pair
+        order = jnp.argsort(2 * values.astype(jnp.uint32) + missing, stable=True)
+        ordered = values[order]
+        repeated = jnp.concatenate([jnp.zeros(1, bool), ordered[1:] == ordered[:-1]])
+        return values, jnp.zeros_like(missing).at[order].set(repeated), t + 1
+
+    values = jax.eval_shape(draw, key)
+    start = jnp.zeros(values.shape, values.dtype), jnp.ones(values.shape, bool), 0
+    return jax.lax.while_loop(lambda carry: carry[1].any(), again, start)[0]
+
+
+def _gathered(of: Clients, i, most: int, key: Key | None = None) -> Batch:
     place, size = jnp.arange(most), of.sizes[i]
     # a client with more than `most` shows a window of its examples, at a random place and around the end
-    shift = jnp.where(size > most, jax.random.randint(key, (), 0, size), 0)
+    shift = 0 if key is None else jnp.where(size > most, jax.random.randint(key, (), 0, size), 0)
     rows = of.order[of.starts[i] + jnp.where(place < size, (place + shift) % size, 0)]
     mask = (place < size).astype(jnp.result_type(float))
     x = of.x[rows]

@@ -10,13 +10,15 @@ import jax
 import numpy as np
 import pytest
 
+import metalearn as ml
 from benchmarks import __main__ as command
+from benchmarks import comparison
 from benchmarks.comparison import Peers, compare
-from benchmarks.connection import connect, has_torch
-from benchmarks.contender import contender, first_moment, named
+from benchmarks.connection import Peer, connect, has_torch
+from benchmarks.contender import KEY, contender, first_moment, named
 from benchmarks.local_training import examples, order
 from benchmarks.measure import Contender, Options, check
-from benchmarks.rows import ROWS, maml, omniglot_sampling, sinusoid
+from benchmarks.rows import ROWS, maml, omniglot_sampling, population, rounds, sinusoid
 
 ROOT = Path(command.__file__).parents[1]
 TINY = maml.Size(tasks=2, queries=2, filters=4)
@@ -121,6 +123,55 @@ def test_a_missing_peer_is_an_entry_that_says_so():
     assert peer == {"who": "a peer", "status": "not installed"}
 
 
+def test_a_peer_that_needs_the_machine_for_itself_is_timed_after_all_others(monkeypatch):
+    calls = []
+
+    def start(who, *more):
+        peer = Peer(
+            lambda request, limit: (calls.append(who), {"seconds": 2.0})[1], lambda: calls.append(f"{who} ends")
+        )
+        return {"who": who, "status": "ok", "first_s": 1.0}, peer
+
+    monkeypatch.setattr(comparison, "has_torch", lambda python: True)
+    monkeypatch.setattr(comparison, "_best", lambda module, who, *more: start(who))
+    peers = Peers("rounds", {"busy": ("a",), "quiet": ("b",)}, {}, {}, alone=("busy",))
+    _, quiet, busy = compare([toy()], Options(sys.executable, rounds=2), peers, warmup=0)["entries"]
+    assert calls == ["quiet", "quiet", "quiet ends", "busy", "busy", "busy ends"]
+    assert (quiet["who"], busy["who"]) == ("quiet", "busy")
+    assert busy["ratio"]["median"] == quiet["ratio"]["median"] == 4.0
+
+
+@pytest.mark.slow
+def test_the_first_round_is_that_of_run_with_each_client_in_its_own_order():
+    size = rounds.Size(clients=5, cohort=2, examples=7, batch_size=3, sides=4)
+    make, everyone, _, how_long = rounds.problem("rounds_logistic", size)
+    algorithm = make(ml.auto)
+    sample = ml.data.cohort(rounds.population(everyone), size.cohort)
+    state, batch, key = rounds.first_round(algorithm, sample)
+    for k, own in zip(np.asarray(batch.id), np.asarray(batch.support.x), strict=True):
+        np.testing.assert_array_equal(own, everyone.support.x[k])
+    assert order(batch, how_long, key).shape == (2, 3, 3)
+    params, _ = ml.run(algorithm, sample, 1, key=KEY)
+    stepped, _ = jax.jit(algorithm.step)(state, batch, key)
+    for one, other in zip(jax.tree.leaves(params.params), jax.tree.leaves(stepped.params), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
+def test_a_population_holds_three_numbers_beside_its_examples():
+    size = population.Size(clients=30, cohort=4)
+    clients = population.population(size)
+    sizes = np.asarray(clients.sizes)
+    assert sizes.min() >= size.least and sizes.max() <= size.most
+    assert sum(a.nbytes for a in jax.tree.leaves(clients)) == 4 * (size.features + 2) * sizes.sum() + 8 * 30
+
+
+@pytest.mark.slow
+def test_the_row_of_a_population():
+    row = population.run("population", Options(NOBODY, quick=True, rounds=1))
+    assert [entry["status"] for entry in row["entries"]] == ["ok"] * 6
+    assert row["bytes"]["temporaries"] < population.SMALL["clients"]  # not even a byte for each client
+
+
 def test_a_contender_with_other_numbers_is_not_timed():
     ours, wrong = compare([toy(), toy("wrong", loss=3.0)], Options(NOBODY, rounds=2))["entries"]
     assert ours["status"] == "ok"
@@ -198,9 +249,8 @@ def test_a_peer_that_takes_too_long_is_ended(tmp_path):
     assert time.monotonic() - start < 30
 
 
-PEER_ROWS = [
-    row for row, module in ROWS.items() if module in ("maml", "protonet", "reptile", "own_conv", "sinusoid", "fedavg")
-]
+WITH_PEERS = ("maml", "protonet", "reptile", "own_conv", "sinusoid", "fedavg", "rounds")
+PEER_ROWS = [row for row, module in ROWS.items() if module in WITH_PEERS]
 
 
 @pytest.mark.slow

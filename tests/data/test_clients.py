@@ -11,7 +11,7 @@ import pytest
 
 import metalearn as ml
 from metalearn.core import InputError
-from metalearn.data import partitions
+from metalearn.data import _clients, partitions
 
 LABELS = np.random.default_rng(1).integers(0, 10, 2_000)
 KEY = jax.random.key(0)
@@ -149,7 +149,7 @@ def test_a_tiny_concentration_with_many_clients_ends_soon():
     assert min(map(len, parts)) == 10 and len(np.unique(np.concatenate(parts))) == 60_000
 
 
-@pytest.mark.parametrize("label", [0, 9])
+@pytest.mark.parametrize("label", [pytest.param(0, marks=pytest.mark.slow), 9])
 def test_a_client_with_one_class_learns_it(label):
     model = ml.from_linen(ml.nets.MLP([10]))
     client = ml.gradient_learner(model, ml.cross_entropy, optax.sgd(0.5), num_epochs=3, batch_size=4)
@@ -289,3 +289,88 @@ def test_a_million_clients():
     )
     tasks = jax.jit(ml.data.cohort(population, 1_000))(KEY)
     assert len(np.unique(tasks.id)) == 1_000
+
+
+def _like_them(observed, expected):
+    """Pearson's statistic within six of its standard deviations of what chance alone makes it."""
+    statistic = ((observed - expected) ** 2 / expected).sum()
+    freedom = len(expected) - 1
+    assert abs(statistic - freedom) < 6 * np.sqrt(2 * freedom), statistic
+
+
+def test_draws_without_repetition_are_those_of_sampling_one_after_another():
+    """All ordered triples of five, and pairs of four drawn in proportion to weights, against their exact chances."""
+    keys = jax.random.split(KEY, 60_000)
+
+    def triple(key):
+        return _clients._distinct(lambda key: jax.random.randint(key, (3,), 0, 5), key)
+
+    drawn = np.asarray(jax.jit(jax.vmap(triple))(keys))
+    triples = list(itertools.permutations(range(5), 3))
+    codes = np.array([25 * a + 5 * b + c for a, b, c in triples])
+    observed = np.bincount(drawn @ np.array([25, 5, 1]), minlength=125)
+    assert observed[codes].sum() == 60_000  # nobody twice
+    _like_them(observed[codes], np.full(60, 1_000.0))
+
+    weights = np.array([1, 2, 3, 6])
+    ends = jnp.cumsum(jnp.asarray(weights))
+
+    def pair(key):
+        return _clients._distinct(
+            lambda key: jnp.searchsorted(ends, jax.random.randint(key, (2,), 0, 12), "right"), key
+        )
+
+    drawn = np.sort(np.asarray(jax.jit(jax.vmap(pair))(keys)), -1)
+    share = weights / 12
+    pairs = list(itertools.combinations(range(4), 2))
+    chances = np.array([share[a] * share[b] * (1 / (1 - share[a]) + 1 / (1 - share[b])) for a, b in pairs])
+    observed = np.bincount(drawn @ np.array([4, 1]), minlength=16)[[4 * a + b for a, b in pairs]]
+    _like_them(observed, 60_000 * chances)
+
+
+def _many():
+    """20,000 clients of one to three examples, every x its own number."""
+    sizes = 1 + np.arange(20_000) % 3
+    parts = np.split(np.random.default_rng(0).permutation(sizes.sum()), np.cumsum(sizes)[:-1])
+    x = np.arange(sizes.sum())
+    return ml.data.clients(x, x, parts), sizes, parts
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "size", "poisson"])
+def test_large_populations_are_sampled_alike_without_a_score_for_everybody(sampling):
+    population, sizes, parts = _many()
+    options = {"sampling": sampling, "rate": 4.5e-3 if sampling == "poisson" else None}
+    sample = ml.data.cohort(population, 100, **options)
+    text = str(jax.make_jaxpr(sample)(KEY))
+    assert "top_k" not in text and "threefry2x32[20000]" not in text and "while" in text
+    keys = jax.random.split(KEY, 600)
+    tasks = jax.tree.map(np.asarray, jax.jit(lambda keys: jax.lax.map(sample, keys))(keys))
+    ids, present = tasks.id, tasks.support.mask.sum(-1) > 0
+    assert (np.diff(np.sort(ids, -1), axis=-1) > 0).all()
+    for i in range(3):  # and they come with their own examples
+        real = tasks.support.mask[0, i] > 0
+        assert set(tasks.support.x[0, i, real].tolist()) == (set(parts[ids[0, i]].tolist()) if present[0, i] else set())
+    expected = sizes / sizes.sum() if sampling == "size" else np.full(20_000, 1 / 20_000)
+    groups = np.arange(20_000) * 7 // 20_000 * 3 + sizes - 1  # by place and by size
+    observed = np.bincount(groups[ids[present]], minlength=21)
+    _like_them(observed, present.sum() * np.bincount(groups, expected))
+    if sampling == "poisson":  # 90 of 100 places on average, and no more than 100
+        number = np.minimum(np.random.default_rng(0).binomial(20_000, 4.5e-3, 100_000), 100)
+        assert abs(present.sum(1).mean() - number.mean()) < 6 * number.std() / np.sqrt(600)
+        assert abs(present.sum(1).std() / number.std() - 1) < 6 / np.sqrt(2 * 600)
+    together = jax.vmap(sample)(keys[:3])  # seeds trained together draw what each draws alone
+    np.testing.assert_array_equal(together.id, ids[:3])
+
+
+def test_who_is_drawn_by_scores():
+    """Small populations, so that no run of them changes; large parts of a population; what only a trace knows."""
+    population = _many()[0]
+    scores = lambda *arguments: not _clients._draws_suffice(*arguments)  # noqa: E731
+    assert scores(_population(), 3, "uniform", None)
+    assert scores(population, 2_501, "uniform", None) and not scores(population, 2_500, "uniform", None)
+    assert scores(population, 2_000, "size", None) and not scores(population, 1_600, "size", None)
+    rates = jnp.array([1e-3, 0.9])
+    present = jax.vmap(lambda p: ml.data.cohort(population, 100, sampling="poisson", rate=p)(KEY).support.mask.sum())
+    assert (np.asarray(present(rates)) > 150).tolist() == [False, True]
+    chance = jax.random.uniform(jax.random.split(KEY, 3)[0], (30,), minval=1e-12)
+    np.testing.assert_array_equal(ml.data.cohort(_population(), 4)(KEY).id, np.argsort(chance)[:4])

@@ -28,7 +28,9 @@ def _check(tasks, of="support", quarters=QUARTERS):
         np.testing.assert_array_equal(x, np.rot90(IMAGES[y] * np.float32(1 / 255), quarters[k], (1, 2)))
 
 
-@pytest.mark.parametrize("sample", ["cohort", "by size", "everyone"])
+@pytest.mark.parametrize(
+    "sample", ["by size", *(pytest.param(s, marks=pytest.mark.slow) for s in ("cohort", "everyone"))]
+)
 def test_every_client_sees_its_images_turned(sample):
     learn, test = partitions.split_each(PARTS, 0.3)
     population, query = _population(learn, view=turned, features=QUARTERS), _population(test)

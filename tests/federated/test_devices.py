@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from _regression import ALGORITHMS, KEY, TABLES, clients, some_slow
+from _regression import ALGORITHMS, KEY, TABLES, clients
 from _toys import float64
 from jax.sharding import Mesh
 
@@ -39,7 +39,9 @@ def rounds(name, mapping, tasks):
 
 
 @pytest.mark.parametrize("count", [pytest.param(3, marks=pytest.mark.slow), 11])
-@pytest.mark.parametrize("name", some_slow(ALGORITHMS))
+@pytest.mark.parametrize(
+    "name", [n if n == "scaffold" else pytest.param(n, marks=pytest.mark.slow) for n in ALGORITHMS]
+)
 def test_clients_over_devices_give_the_numbers_of_one(name, count):
     mesh = Mesh(np.array(jax.devices()), ("clients",))
     assert mesh.size == 8

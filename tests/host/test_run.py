@@ -317,7 +317,7 @@ def test_the_folder_tells_where_the_run_comes_from(tmp_path, monkeypatch):
     assert any("tfevents" in path.name for path in (tmp_path / "tensorboard").iterdir())
 
 
-@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+@pytest.mark.parametrize("bad", [jnp.nan, pytest.param(jnp.inf, marks=pytest.mark.slow)])
 def test_a_loss_that_is_not_finite_stops_and_is_not_saved(tmp_path, bad):
     def diverging(state, batch, key):
         state, metrics = step(state, batch, key)

