@@ -40,7 +40,7 @@ def conv(x: jax.Array, kernel: jax.Array, strides: int = 1, padding: Padding = "
         dimensions = ("NHWC", "HWIO", "NHWC")
         return lax.conv_general_dilated(x, kernel, (strides, strides), sides, dimension_numbers=dimensions)
     patches = _patches(x, kernel.shape[:2], strides, sides)
-    rows = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
+    rows = _product(patches.reshape(-1, patches.shape[-1]), kernel.reshape(-1, kernel.shape[-1]))
     return rows.reshape(*patches.shape[:-1], kernel.shape[-1])
 
 
@@ -95,6 +95,14 @@ def _pads(sizes, windows, strides, padding) -> list[tuple[int, int]]:
     if padding not in ("SAME", "VALID"):
         raise InputError(f'padding is {padding!r}, but must be "SAME", "VALID", a number or two pairs of numbers.')
     return lax.padtype_to_pads(sizes, windows, (strides, strides), padding)
+
+
+def _product(rows, kernel):
+    """`rows @ kernel`. The kernel's derivative is a product of two tall matrices, which XLA's CPU backend does at half
+    its speed where the result has more rows than columns; a barrier keeps it the other way round."""
+    if kernel.shape[0] <= kernel.shape[1]:
+        return rows @ kernel
+    return rows @ lax.optimization_barrier(kernel.T).T
 
 
 def _patches(x, windows, strides, sides):
