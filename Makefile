@@ -9,13 +9,16 @@ BIN = $(VENV)/bin
 demo: $(VENV)/ready
 	$(BIN)/python -m experiments.sinusoid demo
 
-# compiled without optimisation, which halves the time of tests that are mostly compilation; test-all optimises
-test: $(VENV)/ready
-	XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true" \
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+# Most of a test is compilation, which takes half as long without optimisation; what optimised code alone shows is
+# marked so.
+QUICKLY = XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
-test-all: $(VENV)/ready
-	$(BIN)/python -m pytest -n 2
+test: $(VENV)/ready
+	$(QUICKLY) $(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: test
+	$(QUICKLY) $(BIN)/python -m pytest -n 2 -m "slow and not optimised"
+	$(BIN)/python -m pytest -m optimised
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -133,6 +133,7 @@ def test_maml_that_does_not_move_is_joint_training_on_queries(rate, steps):
     assert_close(_direction(ml.episodic(maml, squared_error), params, tasks), expected, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_multi_step_loss_of_the_last_step_alone_is_maml():
     tasks, params = regression_tasks(KEY, 3), _model().init(KEY, jnp.zeros((1, 2)))
     maml = ml.meta.maml(_model(), squared_error, optax.sgd(0.1), 3, trajectory=True)

@@ -176,6 +176,7 @@ def test_remat_changes_no_number(steps, key):
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_remat_of_64_steps_of_conv4_takes_at_most_two_and_a_half_times_the_memory_of_8():
     with float64(False):
         model = from_linen(Conv4(5, features=16))

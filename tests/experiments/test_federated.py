@@ -101,6 +101,7 @@ def test_what_chooses_the_rate(monkeypatch, choose_by, target, best):
     assert (state, one.rates, one.folder) == (best, (best,), f"runs/x-rate-{best:g}")
 
 
+@pytest.mark.slow
 def test_clients_of_digits_are_apart():
     s = DIGITS.PRESETS["few"][1]
     problem = DIGITS.problem(s)

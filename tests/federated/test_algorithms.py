@@ -183,6 +183,7 @@ def test_fednova():
     assert_near(*[vector(run(algorithm)[-1].params) for algorithm in same])  # equal work: nothing to normalise
 
 
+@pytest.mark.slow
 def test_fednova_counts_the_work_of_momentum():
     """‖a‖₁ for three steps with ρ = .9: 1 + (1 + .9) + (1 + .9 + .81), which cancels for equal work."""
     aggregator = fl._fednova.normalised()
@@ -401,6 +402,7 @@ def test_perfedavg():
     assert_near(_predict(algorithm, state), X * own[:, :1] + own[:, 1:])
 
 
+@pytest.mark.slow
 def test_feddf():
     """The student of two clients, on two classes: the gradient of its divergence, and where it ends."""
     model = Model(lambda key, x: {"w": jnp.zeros((1, 2))}, lambda params, x, key=None: x @ params["w"])

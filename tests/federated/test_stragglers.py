@@ -60,6 +60,7 @@ def test_fedprox_keeps_what_fedavg_drops():
     assert_near(vector(run(dropped, rounds=4)[-1].params), v)
 
 
+@pytest.mark.slow
 def test_scaffold_and_fednova_divide_by_the_steps_that_were_done():
     t, epochs = next((t, epochs) for t, epochs in enumerate(epochs_of_rounds()) if len(set(epochs)) > 1)
     ends = np.array([descend(START, k, epochs[k]) for k in range(N)])

@@ -106,6 +106,7 @@ def quiet(num_steps, **options):
     return run(options.pop("algorithm", QUADRATIC), options.pop("sample", sample), num_steps, **options)
 
 
+@pytest.mark.slow
 def test_history_is_that_of_a_python_loop(key):
     state, history = quiet(25, evaluate=evaluate, every=15)
     expected, losses = python_loop(key, 25)
@@ -124,6 +125,7 @@ def test_history_is_that_of_a_python_loop(key):
     assert set(history[0]) == {"step", "train/loss", "train/far", "time", "steps_per_second"}
 
 
+@pytest.mark.slow
 def test_the_result_does_not_depend_on_the_chunks():
     state, _ = quiet(24, log_every=100)
     for options in ({"log_every": 1}, {"log_every": 7}, {"log_every": 5, "every": 3, "evaluate": evaluate}):
@@ -350,6 +352,7 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
     assert checkpoint.steps(tmp_path) == [10, 20, 30]
 
 
+@pytest.mark.slow
 def test_convolutions_are_not_put_into_a_loop_on_cpu():
     images = jnp.ones((2, 8, 8, 1))
 
@@ -434,6 +437,7 @@ def test_from_another_thread_no_handlers_are_set(tmp_path):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.slow
 def test_importing_run_is_cheap():
     heavy = ("orbax", "rich.progress", "tensorboardX")
     check = f"import sys, metalearn.host._run; print([m for m in {heavy} if m in sys.modules])"

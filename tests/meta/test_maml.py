@@ -49,6 +49,7 @@ def test_meta_gradients_of_linear_regression_are_their_closed_forms(steps):
     assert distance(first.direction, second.direction) > 0.01
 
 
+@pytest.mark.slow
 def test_the_outer_gradient_of_a_network_is_the_finite_difference():
     model, task = plain_mlp(3, 1), _one_task()
     params = jax.jit(model.init)(KEY, task.support.x)
@@ -79,6 +80,7 @@ def test_an_optimizer_that_cannot_be_differentiated_through_is_refused_unless_fi
     ml.meta.maml(*options, optax.adam(0.1, eps_root=1e-16))
 
 
+@pytest.mark.slow
 def test_training_the_initialisation_lowers_the_loss_after_adaptation_and_joint_training_does_not():
     """Tasks y = ±x: no single line fits them, one step from a trained one does (the distinguishing term)."""
     x = jnp.linspace(-1.0, 1.0, 6)[None, :, None] * jnp.ones((2, 1, 1))

@@ -45,6 +45,7 @@ def test_the_gradient_of_the_rates_is_minus_the_inner_gradient_times_the_outer_o
         np.testing.assert_allclose(update.direction["model"], through, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_rates_begin_where_they_are_told():
     task, model = _one_task(), plain_mlp(40, 1)
     shared = ml.meta.meta_sgd(model, squared_error, rate=(0.01, 0.05)).init(KEY, task)
@@ -66,6 +67,7 @@ def test_only_the_leaves_that_adapt_have_rates():
     assert (state.params["head"]["kernel"] != shared["model"]["head"]["kernel"]).all()
 
 
+@pytest.mark.slow
 def test_training_moves_the_rates():
     tasks, model = regression_tasks(KEY, 3), plain_mlp(3, 1)
     learner = ml.meta.meta_sgd(model, squared_error, rate=0.1)

@@ -118,6 +118,7 @@ def test_an_untrained_step_lowers_the_loss():
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_the_compiled_gradient_of_a_large_episode_is_the_uncompiled_one():
     """Of 60 ways and 5 shots: two slices of what was embedded together made XLA's compiled gradient crash on CPU."""
     model = ml.Model(lambda key, x: jnp.eye(64), lambda params, x, key=None: x @ params)

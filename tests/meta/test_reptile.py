@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from _toys import assert_close, distance, plain_mlp, regression_tasks
 
 import metalearn as ml
@@ -47,6 +48,7 @@ def test_a_step_moves_by_the_rate_towards_the_mean_of_what_tasks_learned():
     np.testing.assert_allclose(metrics["loss"], losses.mean(), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_moments_live_on_from_step_to_step_and_into_evaluation():
     tasks, model = regression_tasks(KEY, 3), plain_mlp(3, 1)
     learner = ml.meta.reptile(model, squared_error, optax.adam(0.05, b1=0.0), 2)

@@ -158,6 +158,7 @@ def test_as_a_program(tmp_path):
     assert done.stderr == f"error: {folder} is not a folder; expected a run folder.\n"
 
 
+@pytest.mark.slow
 def test_matplotlib_waits_until_something_is_drawn_and_pyplot_for_ever(tmp_path):
     code = f"""if True:
         import sys
