@@ -99,13 +99,16 @@ def _public(p: Problem) -> Batch:
     return p.public
 
 
-def _distilled(s: Any, p: Problem, rate: float) -> Federated:
-    client = ml.gradient_learner(p.model, p.criterion, optax.sgd(rate), **_work(s))
-    aggregator = fl.feddf(p.model, _public(p).x, optax.adam(1e-3), 20, batch_size=64)
-    algorithm = ml.over_tasks(
-        client.init, ml.difference(client.adapt), aggregator, optax.sgd(1.0), mapping=spread(s.devices)
-    )
+def _composed(s: Any, p: Problem, rate: float, client: Callable, aggregator: Any) -> Federated:
+    """One model for all, from what a client does and how that is aggregated, used as FedAvg's is."""
+    init = lambda key, task: p.model.init(key, task.support.x)  # noqa: E731
+    algorithm = ml.over_tasks(init, ml.difference(client), aggregator, optax.sgd(1.0), mapping=spread(s.devices))
     return Federated(*algorithm, _averaged(s, p, rate).learner)
+
+
+def _distilled(s: Any, p: Problem, rate: float) -> Federated:
+    client = ml.fit(ml.supervised(p.model, p.criterion), optax.sgd(rate), **_work(s))
+    return _composed(s, p, rate, client, fl.feddf(p.model, _public(p).x, optax.adam(1e-3), 20, batch_size=64))
 
 
 def _mime(lite: bool) -> Callable[[Any, Problem, float], Federated]:
@@ -141,13 +144,7 @@ def _pretrained(p: Problem) -> Callable:
 
 def _with_source(s: Any, p: Problem, rate: float) -> Federated:
     loss = fl.with_source(ml.supervised(p.model, p.criterion), _public(p), 1.0, _strength(0.3)(s, p, rate))
-    client = ml.fit(loss, optax.sgd(rate), **_work(s))
-    plain = _averaged(s, p, rate)
-    init = lambda key, task: p.model.init(key, task.support.x)  # noqa: E731
-    algorithm = ml.over_tasks(
-        init, ml.difference(client), ml.weighted_mean(), optax.sgd(1.0), mapping=spread(s.devices)
-    )
-    return Federated(*algorithm, plain.learner)
+    return _composed(s, p, rate, ml.fit(loss, optax.sgd(rate), **_work(s)), ml.weighted_mean())
 
 
 METHODS = {

@@ -32,10 +32,10 @@ def rounds_to_target(rounds: Sequence[float], values: Sequence[float], target: f
 def worst(values: np.ndarray, share: float = 0.1) -> float:
     """The mean of the lowest `share` of clients' values `[K]`, of one client at least.
 
-    >>> worst(np.array([0.9, 0.2, 0.4]), 0.5)
-    0.3
+    >>> worst(np.array([0.9, 0.25, 0.5]), 0.5)
+    0.375
     """
     values = np.sort(np.asarray(values, float).ravel())
     if not values.size or not 0 < share <= 1:
         raise InputError(f"worst needs a value at least and a share in (0, 1], got {values.size} and {share}.")
-    return float(np.round(values[: max(1, int(np.ceil(share * values.size - 1e-9)))].mean(), 12))
+    return float(values[: max(1, int(np.ceil(share * values.size - 1e-9)))].mean())
