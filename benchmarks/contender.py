@@ -2,18 +2,18 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import metalearn as ml
 from benchmarks.floor import Work, work
 from benchmarks.measure import Contender, alternate, repeated
 from metalearn.host.steps import Programs, programs
 from metalearn.mapping import Mapping
-from metalearn.tree import partition, path_name
+from metalearn.tree import num_rows, partition, path_name
 
 Named = dict[str, np.ndarray]
 LONGEST = 100  # steps in one chunk of `run`, its default
@@ -46,13 +46,28 @@ def contender(
     return Contender(name, time_step, first_s, float(metrics["loss"]), found, facts)
 
 
-def on_all_cores(made: Callable[[Mapping, str], Contender]) -> list[Contender]:
-    """`made(mapping, name)` with a device a core and with one device for all cores, the faster first, as of the peers'
-    variants the fastest is kept. One device, such as a GPU, is one contender."""
+class Way(NamedTuple):
+    """How a row of ours uses the cores: `place` puts a batch of tasks where `mapping` wants it."""
+
+    name: str
+    mapping: Mapping
+    place: Callable[[ml.Task], ml.Task] = lambda batch: batch
+
+
+def on_all_cores(made: Callable[[Way], Contender]) -> list[Contender]:
+    """`made(way)` with a device a core and with one device for all cores, the faster first, as of the peers' variants
+    the fastest is kept. One device, such as a GPU, is one contender."""
     if jax.device_count() == 1:
-        return [made(ml.auto, "metalearn")]
+        return [made(Way("metalearn", ml.auto))]
     mesh = Mesh(np.array(jax.devices()), ("tasks",))
-    found = [made(ml.sharded(mesh), "metalearn, a device a core"), made(ml.auto, "metalearn, one device")]
+
+    def place(batch):
+        # each device's tasks lie there before the step, as the peers' data do
+        even = num_rows(batch) % jax.device_count() == 0
+        return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("tasks" if even else None)))
+
+    ways = Way("metalearn, a device a core", ml.sharded(mesh), place), Way("metalearn, one device", ml.auto)
+    found = [made(way) for way in ways]
     times = alternate({one.name: one.time_step for one in found}, 3)
     return sorted(found, key=lambda one: float(np.median(times[one.name])))
 

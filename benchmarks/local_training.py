@@ -40,7 +40,7 @@ def local_training(
     state = jax.jit(algorithm.init)(jax.random.key(0), batch)
     rows = order(batch, how_long)
     arrays = handed_over(state.params, batch) | {"rows": rows}
-    ours = on_all_cores(lambda mapping, name: contender(make(mapping), state, batch, moved, name))
+    ours = on_all_cores(lambda way: contender(make(way.mapping), state, way.place(batch), moved, way.name))
     peers = Peers("local_training", peers, setting | {"net": net}, arrays)
     return {"setting": setting, **compare(ours, options, peers, work_of_tasks(algorithm, state, batch, rows, arrays))}
 

@@ -95,6 +95,7 @@ def fit(
         count = num_rows(data)
         order_key = jax.random.fold_in(key, _ORDER)
         schedule, total = None, num_steps or num_epochs or 0
+        take = _taker(data)
         if batch_size is not None and num_steps is not None:
             schedule = cycles(order_key, count, data.mask, num_steps, batch_size)
         elif batch_size is not None and num_epochs is not None:
@@ -107,7 +108,7 @@ def fit(
 
         def step(carry, picked):
             params, opt_state, penalty_state, combine_state, steps = carry
-            batch = data if picked is None else _take(data, *picked)
+            batch = data if picked is None else take(*picked)
             # keyed by the real steps taken so far: padding changes no random number
             step_key = jax.random.fold_in(key, steps + 4)
             trained, rest = partition(params, where)
@@ -249,9 +250,16 @@ def check_differentiable(optimizer: optax.GradientTransformation) -> None:
         )
 
 
-def _take(data: Batch, rows: jax.Array, real: jax.Array | None) -> Batch:
-    picked = jax.tree.map(lambda a: a[rows], data)
-    return picked._replace(mask=real)
+def _taker(data: Batch) -> Callable[[jax.Array, jax.Array | None], Batch]:
+    """`(rows, real) -> the batch of those examples`."""
+    # as rows of numbers: of arrays with an axis of one, such as images of one channel, a loop makes XLA copy all
+    flat = jax.tree.map(lambda a: a.reshape(a.shape[0], -1) if a.ndim > 2 else a, data)
+
+    def take(rows, real):
+        picked = jax.tree.map(lambda row, a: row[rows].reshape(rows.shape + a.shape[1:]), flat, data)
+        return picked._replace(mask=real)
+
+    return take
 
 
 def _real_steps(mask, schedule, total):

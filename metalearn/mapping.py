@@ -52,13 +52,17 @@ def scanned(chunk: int = 1) -> Mapping:
             summand, stack = fn(shared, jax.tree.map(lambda a: a[0], part))
             return summand, jax.tree.map(lambda a: jnp.asarray(a)[None], stack)
 
-        main = jax.tree.map(lambda a: a[: full * size].reshape((full, size) + a.shape[1:]), xs)
-        zero = jax.tree.map(
-            lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(several, jax.tree.map(lambda a: a[0], main))[0]
-        )
+        # as rows: a loop over arrays with an axis of one, such as images of one channel, makes XLA copy them all
+        main = jax.tree.map(lambda a: a[: full * size].reshape(full, -1), xs)
 
-        def body(total, part):
-            summand, stack = several(part)
+        def part_of(rows):
+            return jax.tree.map(lambda row, a: row.reshape((size,) + a.shape[1:]), rows, xs)
+
+        shapes = jax.eval_shape(lambda rows: several(part_of(rows))[0], jax.tree.map(lambda a: a[0], main))
+        zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+        def body(total, rows):
+            summand, stack = several(part_of(rows))
             return jax.tree.map(jnp.add, total, summand), stack
 
         total, stack = jax.lax.scan(body, zero, main)

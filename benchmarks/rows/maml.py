@@ -57,7 +57,9 @@ def run(row: str, options: Options) -> dict[str, Any]:
     batch = tasks(size)
     algorithm = algorithm_of(size)
     state = jax.jit(algorithm.init)(jax.random.key(0), batch)
-    ours = on_all_cores(lambda mapping, name: contender(algorithm_of(size, mapping), state, batch, first_moment, name))
+    ours = on_all_cores(
+        lambda way: contender(algorithm_of(size, way.mapping), state, way.place(batch), first_moment, way.name)
+    )
     net = {"kind": "conv4", "channels": 1, "filters": size.filters, "outputs": size.ways, "epsilon": size.epsilon}
     variants = FIRST_ORDER_PEERS if size.first_order else PEERS
     setting = size._asdict() | {"net": net, "loss": "cross_entropy"}

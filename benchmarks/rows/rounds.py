@@ -63,7 +63,7 @@ def run(row: str, options: Options) -> dict[str, Any]:
     chosen = {"ids": np.asarray(batch.id), "rows": order(batch, how_long, key)}
     arrays = handed_over(state.params, everyone) | chosen
     setting = {name: value for name, value in size._asdict().items() if row == "rounds_cnn" or name not in _OF_THE_CNN}
-    ours = on_all_cores(lambda mapping, name: run_programs(make(mapping), sample, KEY, moved, name))
+    ours = on_all_cores(lambda way: run_programs(make(way.mapping), sample, KEY, moved, way.name))
     variants = dict(CONV_PEERS if row == "rounds_cnn" else PEERS)
     if options.quick:
         variants[_FLOWER] = variants[_FLOWER][-1:]  # its start is most of a trial

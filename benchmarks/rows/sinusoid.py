@@ -10,8 +10,9 @@ import optax
 
 import metalearn as ml
 from benchmarks.comparison import Peers, compare
-from benchmarks.contender import contender, first_moment, handed_over, through_run, work_of
+from benchmarks.contender import contender, first_moment, handed_over, on_all_cores, through_run, work_of
 from benchmarks.measure import Options
+from metalearn.mapping import Mapping
 
 PEERS = {
     "torch, loop over tasks": ("loop", "loop+compile"),
@@ -41,19 +42,21 @@ def run(row: str, options: Options) -> dict[str, Any]:
     setting = size._asdict() | {"net": net, "loss": "squared_error", "first_order": False, "adapted": ""}
     peers = Peers("episodic", PEERS, setting, handed_over(state.params, batch))
     # steps this short are mostly the call, of which `run` makes one for many
-    ours = [
-        through_run(algorithm._replace(init=lambda key, batch: state), batch, first_moment, "metalearn, run"),
-        contender(algorithm, state, batch, first_moment, "metalearn, a step at a time"),
-    ]
+
+    def through(way):
+        made = algorithm_of(size, way.mapping)._replace(init=lambda key, batch: state)
+        return through_run(made, way.place(batch), first_moment, way.name.replace("metalearn", "metalearn, run"))
+
+    ours = [*on_all_cores(through), contender(algorithm, state, batch, first_moment, "metalearn, a step at a time")]
     return {"setting": size._asdict(), **compare(ours, options, peers, work_of(algorithm, state, batch))}
 
 
-def algorithm_of(size: Size) -> ml.Algorithm:
+def algorithm_of(size: Size, mapping: Mapping = ml.auto) -> ml.Algorithm:
     """As in the README."""
     model = ml.from_linen(ml.nets.MLP([size.hidden, size.hidden, 1]))
     learner = ml.meta.maml(model, ml.squared_error, optax.sgd(size.inner_rate), size.steps)
     task_fn = ml.episodic(learner, ml.squared_error)
-    return ml.over_tasks(learner.init, task_fn, ml.mean(), optax.adam(size.outer_rate))
+    return ml.over_tasks(learner.init, task_fn, ml.mean(), optax.adam(size.outer_rate), mapping=mapping)
 
 
 def sample_of(size: Size) -> Any:

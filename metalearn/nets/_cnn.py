@@ -3,6 +3,7 @@
 from flax import linen as nn
 
 from metalearn.nets._conv import Conv, max_pool
+from metalearn.nets._product import Dense
 
 
 class CNN(nn.Module):
@@ -21,5 +22,5 @@ class CNN(nn.Module):
     def __call__(self, x):
         for i in range(2):
             x = max_pool(nn.relu(Conv((i + 1) * self.filters, 5, name=f"conv_{i}")(x)))
-        x = nn.relu(nn.Dense(self.hidden, name="hidden")(x.reshape(x.shape[0], -1)))
-        return nn.Dense(self.num_classes, name="head")(x)
+        x = nn.relu(Dense(self.hidden, name="hidden")(x.reshape(x.shape[0], -1)))
+        return Dense(self.num_classes, name="head")(x)

@@ -4,6 +4,7 @@ A convolution mapped over its weights becomes a grouped one, and inside any loop
 path; both cost about an order of magnitude. A matrix product suffers from neither.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -12,6 +13,10 @@ from flax import linen as nn
 from jax import lax
 
 from metalearn.core import InputError
+from metalearn.nets._product import product
+
+_MANY = 4_000_000  # numbers in the patches of all images, 16 MB
+_ROWS = 1_600  # patches of one matrix product
 
 Padding = str | int | Sequence[tuple[int, int]]
 
@@ -39,9 +44,20 @@ def conv(x: jax.Array, kernel: jax.Array, strides: int = 1, padding: Padding = "
     if impl == "lax":
         dimensions = ("NHWC", "HWIO", "NHWC")
         return lax.conv_general_dilated(x, kernel, (strides, strides), sides, dimension_numbers=dimensions)
-    patches = _patches(x, kernel.shape[:2], strides, sides)
-    rows = _product(patches.reshape(-1, patches.shape[-1]), kernel.reshape(-1, kernel.shape[-1]))
-    return rows.reshape(*patches.shape[:-1], kernel.shape[-1])
+
+    def some(images):
+        patches = _patches(images, kernel.shape[:2], strides, sides)
+        rows = product(patches.reshape(-1, patches.shape[-1]), kernel.reshape(-1, kernel.shape[-1]))
+        return rows.reshape(*patches.shape[:-1], kernel.shape[-1])
+
+    size = _at_once(x.shape, kernel.shape, strides)
+    if size >= x.shape[0]:
+        return some(x)
+    full = x.shape[0] // size * size
+    # patches are made once more in the backward pass, which takes less time than it takes to keep them
+    y = lax.map(jax.checkpoint(some, prevent_cse=False), x[:full].reshape(-1, size, *x.shape[1:]))
+    y = y.reshape(full, *y.shape[2:])
+    return y if full == x.shape[0] else jnp.concatenate([y, some(x[full:])])
 
 
 def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
@@ -97,12 +113,13 @@ def _pads(sizes, windows, strides, padding) -> list[tuple[int, int]]:
     return lax.padtype_to_pads(sizes, windows, (strides, strides), padding)
 
 
-def _product(rows, kernel):
-    """`rows @ kernel`. The kernel's derivative is a product of two tall matrices, which XLA's CPU backend does at half
-    its speed where the result has more rows than columns; a barrier keeps it the other way round."""
-    if kernel.shape[0] <= kernel.shape[1]:
-        return rows @ kernel
-    return rows @ lax.optimization_barrier(kernel.T).T
+def _at_once(images, kernel, strides):
+    """How many images' patches are made at a time: all while they are few, else as many as a cache holds."""
+    count, places = images[0], math.ceil(images[1] / strides) * math.ceil(images[2] / strides)
+    if count * places * math.prod(kernel[:3]) < _MANY:
+        return count
+    size = max(1, _ROWS // places)
+    return next((even for even in range(size, size // 2, -1) if count % even == 0), size)
 
 
 def _patches(x, windows, strides, sides):

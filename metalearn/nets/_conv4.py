@@ -10,6 +10,7 @@ from flax import linen as nn
 from metalearn.core import InputError
 from metalearn.nets._conv import Conv, Padding, max_pool
 from metalearn.nets._norm import BatchNorm, LayerNorm
+from metalearn.nets._product import Dense
 
 _NORMS = ("batch", "running", "layer", "none")
 _HEADS = ("mean", "flatten", "none")
@@ -88,7 +89,7 @@ class Conv4(nn.Module):
         x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
         if self.head == "none":
             return x
-        return nn.Dense(self.num_outputs or 0, kernel_init=self.head_init, name="head")(x)
+        return Dense(self.num_outputs or 0, kernel_init=self.head_init, name="head")(x)
 
     def _check(self, x):
         if self.norm not in _NORMS:

@@ -6,6 +6,7 @@ from flax import linen as nn
 
 from metalearn.core import InputError
 from metalearn.nets._conv import Conv, max_pool
+from metalearn.nets._product import Dense
 
 
 class LeNet(nn.Module):
@@ -31,4 +32,4 @@ class LeNet(nn.Module):
             if i == len(self.filters) - 1:
                 x = nn.Dropout(self.dropout, broadcast_dims=(1, 2))(x, deterministic=not train)
             x = nn.relu(max_pool(x))
-        return nn.relu(nn.Dense(self.hidden, name="hidden")(x.reshape(x.shape[0], -1)))
+        return nn.relu(Dense(self.hidden, name="hidden")(x.reshape(x.shape[0], -1)))

@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from metalearn.core import InputError
 from metalearn.nets._norm import LayerNorm
+from metalearn.nets._product import Dense
 
 
 class MLP(nn.Module):
@@ -41,7 +42,7 @@ class MLP(nn.Module):
             raise InputError(f"norm must be 'none' or 'layer', but is {self.norm!r}.")
         x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
         for i, size in enumerate(self.features[:-1]):
-            x = nn.Dense(size, kernel_init=self.kernel_init, name=f"hidden_{i}")(x)
+            x = Dense(size, kernel_init=self.kernel_init, name=f"hidden_{i}")(x)
             x = self.activation(LayerNorm(name=f"norm_{i}")(x) if self.norm == "layer" else x)
             x = nn.Dropout(self.dropout)(x, deterministic=not train)
-        return nn.Dense(self.features[-1], kernel_init=self.head_init or self.kernel_init, name="head")(x)
+        return Dense(self.features[-1], kernel_init=self.head_init or self.kernel_init, name="head")(x)

@@ -45,6 +45,26 @@ def test_value_and_derivatives_equal_lax(shape, strides, padding):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * float(jnp.abs(b).max()))
 
 
+@pytest.mark.parametrize("count", [6, 7])  # pieces of two, and one image left over
+def test_many_images_in_pieces_equal_all_at_once(monkeypatch, count):
+    x, kernel, weights = random(0, count, 4, 4, 2), random(1, 3, 3, 2, 3), random(2, count, 4, 4, 3)
+
+    def found():
+        def meta(kernel):  # a derivative of a derivative
+            inner = jax.grad(lambda k: (jnp.sin(conv(x, k)) * weights).sum())
+            return (jnp.cos(conv(x, kernel - 0.1 * inner(kernel))) * weights).sum()
+
+        # a function of its own each time: jit must not find the other's program
+        return jax.jit(lambda kernel: jax.value_and_grad(meta)(kernel))(kernel), str(jax.make_jaxpr(meta)(kernel))
+
+    whole, whole_program = found()
+    monkeypatch.setattr("metalearn.nets._conv._MANY", 0)
+    monkeypatch.setattr("metalearn.nets._conv._ROWS", 32)
+    pieces, program = found()
+    assert "scan" in program and "scan" not in whole_program
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-4), pieces, whole)
+
+
 def test_same_pads_at_the_end_and_a_number_on_both_sides():
     x = jnp.arange(4.0).reshape(1, 4, 1, 1) + 1
     kernel = jnp.zeros((3, 1, 1, 1)).at[0].set(1.0)  # picks the first row of every window
