@@ -179,7 +179,7 @@ def test_a_contender_with_other_numbers_is_not_timed():
 
 
 def report_of(tmp_path, monkeypatch, *more):
-    monkeypatch.setattr(sinusoid, "through_run", lambda *arguments: toy())
+    monkeypatch.setattr(sinusoid, "through_run", lambda algorithm, batch, direction, name: toy(name))
     monkeypatch.setattr(sinusoid, "contender", lambda *arguments: toy("a step at a time", 1.5))
     out = tmp_path / "new" / "report.json"
     arguments = ["--quick", "--rounds", "2", "--only", "sinusoid_25", "--peer-python", NOBODY, "--out", str(out)]
