@@ -139,7 +139,7 @@ def moved(before: Named, after: ml.State) -> Named:
 def named(params: Any) -> Named:
     """Trained leaves by name, such as `block_0/conv/kernel`; copies, because a step may consume its state."""
     leaves = jax.tree_util.tree_leaves_with_path(partition(params)[0])
-    return {path_name(path).split("params/")[-1]: np.array(leaf) for path, leaf in leaves}
+    return {path_name(path).replace("params/", ""): np.array(leaf) for path, leaf in leaves}
 
 
 def handed_over(params: Any, batch: ml.Task) -> Named:

@@ -18,7 +18,7 @@ import platform
 import sys
 import time
 
-PACKAGES = ("torch", "higher", "torchopt", "flwr", "ray", "pfl")
+PACKAGES = ("torch", "higher", "torchopt", "torchjd", "flwr", "ray", "pfl")
 
 
 def main(module: str, variant: str, file: str) -> None:

@@ -2,8 +2,12 @@
 
     task -> adapt -> update -> aggregate -> optimizer
 
-The families are folders (`ml.meta`, …); what every experiment needs is on this page.
+The families are folders (`ml.meta`, …), loaded when they are first asked for; what every experiment needs is on this
+page.
 """
+
+import importlib
+from typing import TYPE_CHECKING
 
 # what a task is, and what is done with it
 from metalearn.core import (
@@ -36,26 +40,26 @@ from metalearn.losses import over_losses
 # a whole run, on the host
 from metalearn.host import column, restore, run
 
-# the folders
-from metalearn import aggregate, data, federated, meta, metrics, multitask, nets, penalty  # isort: skip
+if TYPE_CHECKING:
+    from metalearn import aggregate, data, federated, meta, metrics, multitask, nets, penalty
 
 __version__ = "0.1.0"
+_FOLDERS = ("aggregate", "data", "federated", "meta", "metrics", "multitask", "nets", "penalty")
 __all__ = [
     *("Aggregator", "Algorithm", "Aux", "Batch", "Fitted", "InputError", "Learner", "Model", "Penalty", "State"),
     *("Statistic", "Task", "Update", "fit", "gradient_learner", "supervised", "cross_entropy", "squared_error"),
     *("interval", "paired", "from_linen", "from_nnx", "mean", "weighted_mean", "parts", "total", "stacked", "summed"),
     *("auto", "scanned", "sharded", "vmapped", "difference", "episodic", "evaluate", "gradient", "over_clients"),
-    *(
-        "over_losses",
-        "over_tasks",
-        "restore",
-        "column",
-        "run",
-        "spread_seeds",
-        "spread_state",
-        "aggregate",
-        "data",
-        "federated",
-    ),
-    *("meta", "metrics", "nets", "penalty"),
+    *("over_losses", "over_tasks", "restore", "column", "run", "spread_seeds", "spread_state"),
+    *("aggregate", "data", "federated", "meta", "metrics", "multitask", "nets", "penalty"),
 ]
+
+
+def __getattr__(name: str):
+    if name not in _FOLDERS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_FOLDERS})

@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import metalearn as ml
@@ -64,3 +66,12 @@ def test_the_example_of_the_readme_runs():
 def test_the_public_page_is_complete_and_documented():
     for name in ml.__all__:
         assert getattr(ml, name).__doc__, name
+
+
+def test_folders_are_loaded_when_first_asked_for():
+    code = (
+        "import sys, metalearn as ml; "
+        "assert not {'metalearn.federated', 'metalearn.multitask'} & set(sys.modules); "
+        "assert ml.federated.fedavg and 'federated' in dir(ml)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -80,17 +80,53 @@ class MLP(nn.Module):
         return self.head(x)
 
 
-def build(net, arrays, layout):
-    """The network that `net` (a dict with its class and arguments) describes, with our weights."""
+class LeNet(nn.Module):
+    """Two convolutions without padding, each with 2x2 max pooling and ReLU, and a hidden layer."""
+
+    def __init__(self, channels, filters, hidden, sides):
+        super().__init__()
+        for i, (before, after) in enumerate(zip((channels, *filters), filters)):
+            self.add_module(f"conv_{i}", nn.Conv2d(before, after, 5))
+        self.hidden = nn.Linear(filters[-1] * sides**2, hidden)
+        self.spatial = {"hidden.weight": (sides, sides, filters[-1])}
+
+    def forward(self, x):
+        for conv in (self.conv_0, self.conv_1):
+            x = F.relu(F.max_pool2d(conv(x), 2))
+        return F.relu(self.hidden(x.flatten(1)))
+
+
+class Tasks(nn.Module):
+    """A trunk, `shared`, and a head a task; outputs of all tasks."""
+
+    def __init__(self, trunk, heads):
+        super().__init__()
+        self.shared = made(trunk)
+        self.tasks = nn.ModuleDict({name: made(head) for name, head in heads.items()})
+        self.spatial = {f"shared.{name}": sides for name, sides in self.shared.spatial.items()}
+
+    def forward(self, x):
+        features = self.shared(x)
+        return features, [head(features) for head in self.tasks.values()]
+
+
+def made(net):
+    """The network that `net` (a dict with its kind and arguments) describes."""
     options = dict(net)
-    made = {"conv4": Conv4, "convs": Convs, "cnn": CNN, "mlp": MLP}[options.pop("kind")](**options)
+    kinds = {"conv4": Conv4, "convs": Convs, "cnn": CNN, "mlp": MLP, "lenet": LeNet, "tasks": Tasks}
+    return kinds[options.pop("kind")](**options)
+
+
+def build(net, arrays, layout):
+    """The network that `net` describes, with our weights."""
+    built = made(net)
     weights = {name.removeprefix("weight/"): a for name, a in arrays.items() if name.startswith("weight/")}
     translated = {_their_name(name): a for name, a in weights.items()}
     with torch.no_grad():
-        for name, p in made.named_parameters():
-            p.copy_(_to_torch(made, name, translated.pop(name)))
+        for name, p in built.named_parameters():
+            p.copy_(_to_torch(built, name, translated.pop(name)))
     assert not translated, f"the network has no {', '.join(translated)}"
-    return made.to(memory_format=layout)
+    return built.to(memory_format=layout)
 
 
 def ours(net, tensors):

@@ -90,7 +90,8 @@ def cohort(
     """Returns `sample(key) -> Task` of `size` clients, with leaves `[size, max_examples, ...]`, for `run`.
 
     Each client is padded to the largest of the population (or to `max_examples`, of which a larger client then has a
-    random part in each round) with copies of a real example; `support.mask` is 0 there. `id` is the client's number.
+    random part in each round) with copies of a real example; `support.mask` is 0 there, and None where there is no such
+    row and nobody can be absent. `id` is the client's number.
 
     Args:
       query: the same clients' test examples; all of them, padded alike, and seen through the population's view unless
@@ -123,6 +124,9 @@ def cohort(
     query = _alike(population, query)
     most = int(population.sizes.max()) if max_examples is None else positive("max_examples", max_examples)
     most_query = 0 if query is None else int(query.sizes.max())
+    # where every row is a real example there is no mask, and a step of training need not ask whether it is one
+    answered = not isinstance(dropout, jax.core.Tracer) and dropout == 0 and sampling != "poisson"
+    whole = answered and int(population.sizes.min()) >= most
     if temperature == 1 and _draws_suffice(population, size, sampling, rate):
         select = _by_draws(size, count, sampling, rate)
     else:
@@ -141,7 +145,7 @@ def cohort(
             parts = jax.vmap(jax.random.fold_in, (None, 0))(part_key, ids)
             support = jax.vmap(lambda i, key: _gathered(population, i, most, key))(ids, parts)
         assert support.mask is not None
-        support = support._replace(mask=support.mask * present[:, None])
+        support = support._replace(mask=None if whole else support.mask * present[:, None])
         gathered = None
         if query is not None:
             gathered = jax.vmap(lambda i: _gathered(query, i, most_query))(ids)

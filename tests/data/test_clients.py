@@ -256,7 +256,8 @@ def _counts(rounds=400, size=6, **options):
 
 
 def _who(tasks):
-    return tasks.id, tasks.support.mask
+    mask = tasks.support.mask
+    return tasks.id, jnp.ones((len(tasks.id), 1)) if mask is None else mask  # no mask: everybody is there
 
 
 def test_sampling():
@@ -380,3 +381,12 @@ def test_who_is_drawn_by_scores():
     assert (np.asarray(present(rates)) > 150).tolist() == [False, True]
     chance = jax.random.uniform(jax.random.split(KEY, 3)[0], (30,), minval=1e-12)
     np.testing.assert_array_equal(ml.data.cohort(_population(), 4)(KEY).id, np.argsort(chance)[:4])
+
+
+@pytest.mark.parametrize("options", [{}, {"dropout": 0.3}, {"sampling": "poisson", "rate": 0.5}])
+def test_there_is_no_mask_where_every_row_must_be_a_real_example(options):
+    equal = ml.data.clients(np.zeros((12, 2)), np.zeros(12), np.arange(12).reshape(4, 3))
+    uneven = ml.data.clients(np.zeros((12, 2)), np.zeros(12), [np.arange(5), np.arange(7)])
+    assert (ml.data.cohort(equal, 2, **options)(KEY).support.mask is None) == (not options)
+    assert ml.data.cohort(uneven, 2, **options)(KEY).support.mask is not None
+    assert (ml.data.cohort(uneven, 2, max_examples=5, **options)(KEY).support.mask is None) == (not options)

@@ -7,7 +7,7 @@ from flax import linen as nn
 from metalearn.nets._product import Dense, product
 
 
-@pytest.mark.parametrize("rows, inputs, outputs", [(3, 40, 2), (130, 40, 20), (3, 40, 20), (3, 2, 40)])
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(3, 40, 2), (130, 40, 20), (3, 40, 20), (3, 2, 40)])
 def test_product_and_its_derivatives_are_those_of_a_matrix_product(rows, inputs, outputs):
     draw = np.random.default_rng(0).normal
     x, kernel = (jnp.asarray(draw(size=shape), jnp.float32) for shape in ((rows, inputs), (inputs, outputs)))

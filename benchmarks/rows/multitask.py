@@ -1,0 +1,114 @@
+"""One step of multi-task learning: ten classification tasks on the same images, a trunk and ten heads; Adam.
+
+`…_lenet`: Sener and Koltun's trunk (2018, arXiv 1810.04650), heads of 50 and 10, batches of 256; `…_mlp`: 784-256-50,
+heads of 10, batches of 32. `equal_…`: equal weighting. `jacobian_…`: the ten gradients of the trunk joined by IMTL-G
+(Liu et al. 2021), whose closed form gives everybody the same numbers, beside a loop of backward passes and TorchJD.
+`methods_…`: what other ways of ours take of equal weighting's time. In operations ten gradients of the trunk cost
+(1 + 2·10) / 3 = 7 times equal weighting's one.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import metalearn as ml
+from benchmarks.comparison import Peers, compare
+from benchmarks.contender import contender, first_moment, named, work_of
+from benchmarks.measure import LOOSE_TOLERANCE, Contender, Options
+from metalearn.core import Aggregator, Batch
+
+EQUAL_PEERS = {"torch": ("equal", "equal+channels_last", "equal+compile", "equal+channels_last+compile")}
+JACOBIAN_PEERS = {
+    "torch, K backward passes": ("loop", "loop+channels_last", "loop+compile"),
+    "torch, one batched backward pass": ("batched", "batched+channels_last"),
+    "TorchJD": ("torchjd", "torchjd+channels_last", "torchjd+sequential"),
+}
+PERIOD = 10  # steps between new weights, of the line that has such
+
+
+class Size(NamedTuple):
+    """The setting; `filters` of no convolution make the trunk an MLP."""
+
+    tasks: int = 10
+    batch: int = 256
+    filters: tuple[int, ...] = (10, 20)
+    hidden: tuple[int, ...] = (50,)
+    head: tuple[int, ...] = (50, 10)
+    rate: float = 1e-3
+
+
+SIZES = {"lenet": Size(), "mlp": Size(batch=32, filters=(), hidden=(256, 50), head=(10,))}
+SMALL = {"tasks": 3, "batch": 8}  # with --quick
+
+
+def run(row: str, options: Options) -> dict[str, Any]:
+    """Ours against the peers, or against equal weighting."""
+    what, net = row.removeprefix("multitask_").split("_")
+    size = SIZES[net]._replace(**SMALL) if options.quick else SIZES[net]
+    batch = examples(size)
+    if what == "methods":
+        return {"setting": size._asdict(), **compare(methods(size, batch), options)}
+    aggregator = ml.mean() if what == "equal" else ml.aggregate.imtl_g()
+    ours, algorithm, state = made("metalearn", size, batch, aggregator)
+    arrays = {f"weight/{name}": value for name, value in named(state.params).items()}
+    arrays |= {"x": np.asarray(batch.x), "y": np.stack([np.asarray(y) for y in batch.y.values()])}
+    peers = Peers("multitask", EQUAL_PEERS if what == "equal" else JACOBIAN_PEERS, size._asdict(), arrays)
+    work = work_of(algorithm, state, batch)
+    return {"setting": size._asdict(), **compare([ours], options, peers, work, LOOSE_TOLERANCE)}
+
+
+def methods(size: Size, batch: Batch) -> list[Contender]:
+    """Equal weighting first, then the kinds of methods there are."""
+    agg, count = ml.aggregate, size.tasks
+    several: dict[str, tuple[Aggregator, dict[str, Any]]] = {
+        "equal weighting": (ml.mean(), {}),
+        "uncertainty, of losses": (agg.uncertainty(count, optax.adam(1e-3)), {}),
+        "DWA, of losses": (agg.dwa(count, PERIOD), {}),
+        "IMTL-G": (agg.imtl_g(), {}),
+        "UPGrad": (agg.upgrad(), {}),
+        "PCGrad": (agg.pcgrad(), {}),
+        "MGDA": (agg.mgda(), {}),
+        "Nash-MTL": (agg.nash(), {}),
+        "GradDrop, of the whole Jacobian": (agg.graddrop(), {}),
+        "IMTL-G, at features": (agg.imtl_g(), {"at": "features"}),
+        f"IMTL-G, every {PERIOD} steps": (agg.imtl_g(), {"every": PERIOD}),
+    }
+    found = [made(name, size, batch, aggregator, **more)[0] for name, (aggregator, more) in several.items()]
+    # a turn must hold whole periods, or it would time only steps of one kind
+    last = found[-1]
+    found[-1] = last._replace(time_step=lambda repeats: last.time_step(-(-repeats // PERIOD) * PERIOD))
+    return [one._replace(loss=None) for one in found]  # they compute other things
+
+
+def made(
+    name: str, size: Size, batch: Batch, aggregator: Aggregator, **options: Any
+) -> tuple[Contender, ml.Algorithm, ml.State]:
+    """A contender, as a user would write it."""
+    init, trunk, heads = ml.multitask.losses(model_of(size), dict.fromkeys(batch.y, ml.cross_entropy))
+    algorithm = ml.over_losses(init, trunk, heads, aggregator, optax.adam(size.rate), **options)
+    state = jax.jit(algorithm.init)(jax.random.key(0), batch)
+    return contender(algorithm, state, batch, first_moment, name), algorithm, state
+
+
+def model_of(size: Size) -> Any:
+    """A trunk and a head a task."""
+    trunk = (
+        ml.nets.LeNet(size.filters, hidden=size.hidden[0], dropout=0.0) if size.filters else ml.nets.MLP(size.hidden)
+    )
+    heads = {task: ml.from_linen(ml.nets.MLP(size.head)) for task in _names(size)}
+    return ml.multitask.hard(ml.from_linen(trunk), heads)
+
+
+def examples(size: Size) -> Batch:
+    """Made-up images, `[n, 28, 28, 1]`, and a label for every task."""
+    random = np.random.RandomState(0)
+    labels = random.randint(0, size.head[-1], (size.tasks, size.batch))
+    x = jnp.asarray(random.rand(size.batch, 28, 28, 1), jnp.float32)
+    return Batch(x, {task: jnp.asarray(y, jnp.int32) for task, y in zip(_names(size), labels)})
+
+
+def _names(size):
+    return [f"task_{k}" for k in range(size.tasks)]
