@@ -130,8 +130,8 @@ def auto(fn, shared, xs):
     CPU: one task after another for networks. Where what they share is fewer than 20,000 numbers, all of 33 to 128 at
     once, and of fewer or more four to ten at a time, so many that none are left over, because a smaller last chunk is
     compiled too. But a model with XLA's own
-    convolution is vmapped, because that is slow inside any loop on a CPU. GPU and TPU: all at once, a guess, for none was
-    measured.
+    convolution is vmapped, because that is slow inside any loop on a CPU. GPU and TPU: all at once, a guess, for none
+    was measured.
     """
     if jax.default_backend() != "cpu":
         return vmapped()(fn, shared, xs)
