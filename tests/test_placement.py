@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from _toys import assert_close
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import metalearn as ml
 from metalearn.host.steps import programs
@@ -94,6 +94,21 @@ def test_a_step_over_a_mesh_is_compiled_once():
     before = [leaf.sharding for leaf in jax.tree.leaves(state)]
     state, _ = compiled.advance(state, KEY, 0, 2)
     assert before == [leaf.sharding for leaf in jax.tree.leaves(state)]
+
+
+def test_data_go_to_the_devices_once():
+    """Not with every chunk of steps: a population of clients is large."""
+    mesh, offset = _mesh(tasks=8), jnp.zeros((6, 1, 1))
+
+    def sample(offset, key):
+        tasks = TASKS(key)
+        return tasks._replace(support=tasks.support._replace(x=tasks.support.x + offset))
+
+    compiled = programs(_algorithm(ml.sharded(mesh)), jax.tree_util.Partial(sample, offset), None, KEY, 2)
+    key = jax.device_put(KEY, NamedSharding(mesh, PartitionSpec()))
+    state = compiled.init(key)
+    with jax.transfer_guard_device_to_device("disallow"):
+        compiled.advance(state, key, 0, 2)
 
 
 def _median(updates, state, params=None, *, weights=None, losses=None, key=None):

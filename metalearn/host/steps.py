@@ -115,6 +115,10 @@ def programs(algorithm: Algorithm, sample: Any, evaluate: Any, key: Key, longest
             return leaf
         return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec()))
 
+    if mesh is not None and jax.process_count() == 1:
+        # the data too, which else every chunk would bring to the other devices anew
+        passed = jax.tree.map(lambda leaf: everywhere(leaf) if isinstance(leaf, jax.Array) else leaf, passed)
+
     def begin(key):
         return jax.tree.map(everywhere, init(passed, key))
 
