@@ -187,7 +187,7 @@ def learned(s: Any, problem: Problem, name: str, rate: float, tasks: list[str], 
     state, _ = ml.run(
         algorithm, minibatches(part(problem.train, tasks), s.batch), steps, key=keys,
         evaluate=validated, every=max(1, steps // 5),
-        log_every=max(1, steps // 20), checkpoint_every=steps,
+        log_every=max(1, steps // 20), checkpoint_every=max(500, steps // 10),
         folder=folder, config=config, free=("folder",), best=None,
     )  # fmt: skip
     judge = jax.jit(metrics)

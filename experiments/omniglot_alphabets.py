@@ -131,7 +131,7 @@ def trained(s: Settings, name: str, rate: float, train, validation):
     state, _ = ml.run(
         algorithm, sample, s.steps, key=keys,
         evaluate=lambda state, key: {"accuracy": judge(state, validation).mean()}, every=max(1, s.steps // 5),
-        log_every=max(1, min(100, s.steps // 10)), checkpoint_every=s.steps, folder=folder,
+        log_every=max(1, min(100, s.steps // 10)), checkpoint_every=max(500, s.steps // 10), folder=folder,
         config=replace(s, methods=(name,), rates=(rate,), folder=folder), free=("folder",), best=None,
     )  # fmt: skip
 

@@ -102,6 +102,14 @@ def test_what_chooses_the_rate(monkeypatch, choose_by, target, best):
 
 
 @pytest.mark.slow
+def test_a_long_run_is_saved_on_the_way(monkeypatch):
+    taken = {}
+    monkeypatch.setattr(federated.ml, "run", lambda *arguments, **options: taken.update(options))
+    s = replace(digits_federated.PRESETS["few"][1], methods=("fedavg",), rounds=1000)
+    federated.train(s, digits_federated.problem(s))
+    assert taken["checkpoint_every"] <= 100  # what `kill -9` may cost
+
+
 def test_clients_of_digits_are_apart():
     s = DIGITS.PRESETS["few"][1]
     problem = DIGITS.problem(s)
