@@ -15,6 +15,7 @@ from experiments.devices import spread
 from metalearn import federated as fl
 from metalearn.core import Batch, Criterion, InputError, Model
 from metalearn.data import Clients
+from metalearn.data.images import to_float
 from metalearn.federated import Federated
 from metalearn.report import Row, print_table, read_results, report, write_results
 
@@ -62,8 +63,12 @@ def _work(s: Any) -> dict[str, Any]:
     return {"num_epochs": s.epochs, "batch_size": s.batch} | late
 
 
+def _mapped(s: Any) -> dict[str, Any]:
+    return {"mapping": spread(s.devices), "drop_nonfinite": s.drop_nonfinite}
+
+
 def _all(s: Any) -> dict[str, Any]:
-    return _work(s) | {"mapping": spread(s.devices)}
+    return _work(s) | _mapped(s)
 
 
 def _averaged(s: Any, p: Problem, rate: float, **options: Any) -> Federated:
@@ -101,7 +106,7 @@ def _public(p: Problem) -> Batch:
 def _composed(s: Any, p: Problem, rate: float, client: Callable, aggregator: Any) -> Federated:
     """One model for all, from what a client does and how that is aggregated, used as FedAvg's is."""
     init = lambda key, task: p.model.init(key, task.support.x)  # noqa: E731
-    algorithm = ml.over_tasks(init, ml.difference(client), aggregator, optax.sgd(1.0), mapping=spread(s.devices))
+    algorithm = ml.over_tasks(init, ml.difference(client), aggregator, optax.sgd(1.0), **_mapped(s))
     return Federated(*algorithm, _averaged(s, p, rate).learner)
 
 
@@ -121,11 +126,13 @@ def _mime(lite: bool) -> Callable[[Any, Problem, float], Federated]:
 
 def _meta(s: Any, p: Problem, rate: float) -> Federated:
     client = ml.gradient_learner(p.model, p.criterion, optax.sgd(rate), **_work(s))
-    return fl.perfedavg(client, p.criterion, optax.sgd(s.server_rate or 0.3), mapping=spread(s.devices))
+    return fl.perfedavg(client, p.criterion, optax.sgd(s.server_rate or 0.3), **_mapped(s))
 
 
 def _nearby(s: Any, p: Problem, rate: float) -> Federated:
     strength = _strength(15.0)(s, p, rate)
+    if strength == 0:
+        raise InputError("strength must be above 0 for pfedme, which divides by it.")
     options = {"strength": strength, "personal_steps": 5, **_all(s)}
     return fl.pfedme(p.model, p.criterion, optax.sgd(rate), rate / strength * 5, **options)
 
@@ -148,10 +155,12 @@ def _with_source(s: Any, p: Problem, rate: float) -> Federated:
 
 METHODS = {
     # one model for all
-    "centralised": Method("Centralised", None, _averaged, "pooled"),
+    "centralised": Method(
+        "Centralised", None, lambda s, p, rate: _averaged(replace(s, late=0.0), p, rate), "pooled"
+    ),
     "fedsgd": Method(
         "FedSGD", "mcmahan2017communication",
-        lambda s, p, rate: fl.fedsgd(p.model, p.criterion, optax.sgd(rate), mapping=spread(s.devices)),
+        lambda s, p, rate: fl.fedsgd(p.model, p.criterion, optax.sgd(rate), **_mapped(s)),
     ),
     "fedavg": Method(
         "FedAvg", "mcmahan2017communication", lambda s, p, rate: _averaged(s, p, rate, drop_stragglers=s.late > 0)
@@ -200,7 +209,7 @@ METHODS = {
         keeps=True,
     ),
     "fedbn": Method("FedBN", "li2021fedbn", _kept(fl.fedbn, num_clients=_clients), keeps=True),
-    "ifca": Method("IFCA", "ghosh2020ifca", _kept(fl.ifca, num_clusters=lambda s, p, rate: int(s.strength or 3))),
+    "ifca": Method("IFCA", "ghosh2020ifca", _kept(fl.ifca, num_clusters=lambda s, p, rate: s.clusters)),
     "local-only": Method("Local only", None, _kept(fl.local_only, num_clients=_clients), keeps=True),
 }  # fmt: skip
 
@@ -236,16 +245,24 @@ def main(s: Any, problem_of: Callable[[Any], Problem]) -> None:
 
 def chosen(s: Any, problem: Problem) -> tuple[Any, Any, list]:
     """Trains at every rate; returns the settings of the best by `s.choose_by`, with its state and history."""
-    found = []
+    found: list[tuple] = []
+    failed: FloatingPointError | None = None
     for rate in s.rates:
         one = replace(s, rates=(rate,), folder=s.folder if len(s.rates) == 1 else f"{s.folder}-rate-{rate:g}")
-        state, history = train(one, problem)
+        try:
+            state, history = train(one, problem)
+        except FloatingPointError as error:  # one rate too large ends nothing but itself
+            print(f"  rate {rate:g}: {error}")
+            failed = error
+            continue
         accuracy = float(np.mean(last(history)))
         to_target = np.mean(reached(history, s.target)) if s.choose_by == "rounds" else 0.0
         found.append(((-to_target, np.nan_to_num(accuracy, nan=-1), -rate), one, state, history))
         if len(s.rates) > 1:
             took = f", {s.target:.0%} in {spelled(history, s.target, s.rounds)} rounds" if s.target else ""
             print(f"  rate {rate:g}: {100 * accuracy:.2f}% on validation examples{took}")
+    if failed is not None and not found:
+        raise failed
     return max(found, key=lambda item: item[0])[1:]
 
 
@@ -271,10 +288,9 @@ def sample_of(s: Any, problem: Problem) -> Any:
     data = method_of(s.methods[0]).data
     if data == "pooled":
         return ml.data.cohort(problem.pooled, 1)
-    options = {"sampling": s.sampling, "dropout": s.dropout}
     if data == "halves":
-        return ml.data.cohort(problem.inner, s.cohort, query=problem.outer, **options)
-    return ml.data.cohort(problem.train, s.cohort, **options)
+        return ml.data.cohort(problem.inner, s.cohort, query=problem.outer, dropout=s.dropout)
+    return ml.data.cohort(problem.train, s.cohort, dropout=s.dropout)
 
 
 def judged(algorithm: Federated, problem: Problem, on: tuple[Clients, Clients]) -> Callable:
@@ -352,8 +368,15 @@ def check_settings(s: Any) -> None:
     keeping = [name for name in s.methods if s.test_clients and method_of(name).keeps]
     if keeping:
         raise InputError(f"clients who never trained have no model of {keeping[0]!r}: test_clients must be 0.")
-    if s.sampling not in ("uniform", "size"):
-        raise InputError(f"sampling must be 'uniform' or 'size', but is {s.sampling!r}.")
+    if not 0 <= s.dropout < 1:
+        raise InputError(f"dropout must be at least 0 and below 1, but is {s.dropout}.")
+    for name, value in (("epochs", s.epochs), ("batch", s.batch), ("clusters", s.clusters)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} must be at least 1, but is {value}.")
+    if s.server_rate is not None and s.server_rate <= 0:
+        raise InputError(f"server_rate must be above 0, but is {s.server_rate}.")
+    if s.strength is not None and s.strength < 0:
+        raise InputError(f"strength must be at least 0, but is {s.strength}.")
     if not 0 <= s.public < 1:
         raise InputError(f"public must be at least 0 and below 1, but is {s.public}.")
     if not 0 < s.test_share < 0.5:
@@ -454,7 +477,13 @@ def divided(
     if empty:
         raise InputError(f"client {empty[0]} has too few examples to learn and be judged; make clients fewer.")
     pooled = ml.data.clients(x, y, [np.concatenate(parts)])
-    server = Batch(jnp.asarray(x[public]), jnp.asarray(y[public])) if len(public) else None
+    if s.partition == "rotation":  # what is learned centrally are the images as clients see them
+        seen = ml.data.everyone(population(parts, who)).support
+        real = np.asarray(seen.mask) > 0
+        pooled = ml.data.clients(np.asarray(seen.x)[real], np.asarray(seen.y)[real], [np.arange(real.sum())])
+    given = x[public]
+    given = to_float(given) if given.dtype == np.uint8 else given
+    server = Batch(jnp.asarray(given), jnp.asarray(y[public])) if len(public) else None
     return Problem(
         name, model, ml.cross_entropy, population(parts, who), *judging,
         *(population(half, who) for half in halves), pooled, server,

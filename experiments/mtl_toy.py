@@ -6,8 +6,8 @@
              Adam at .001 for 35,000 steps, the first loss a tenth of the second. Expected, as published: Nash-MTL and
              MGDA reach the Pareto set from every start; equal weighting and PCGrad stay in the valley from (9, 9).
     concave  Pareto-MTL's problem (Lin et al. 2019, arXiv 1912.12854): f = 1 - exp(-|x ∓ 1/√d|²), d = 20, whose front is
-             concave. Expected: for eleven preferences, fixed weights reach only its two ends, smooth Tchebycheff
-             scalarisation all of it.
+             concave. Expected: for nine preferences between 0 and 1, fixed weights reach only its two ends, smooth
+             Tchebycheff scalarisation all of it.
 
 Both take less than a minute. The folder has the figure, every path's end and a table.
 """

@@ -5,8 +5,8 @@ are what the others must be compared with (Kurin et al. 2022, arXiv 2201.04122).
 """
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,26 +44,33 @@ class Problem(NamedTuple):
 
 
 class Method(NamedTuple):
-    """`make(settings, pieces, optimizer, count, epoch) -> Algorithm`: `pieces` are `(init, trunk, heads)` of
-    `over_losses`, `count` is the number of tasks, `epoch` that of steps in an epoch."""
+    """`make(settings, pieces, optimizer, count, epoch, **options) -> Algorithm`: `pieces` are `(init, trunk, heads)` of
+    `over_losses`, `count` is the number of tasks, `epoch` that of steps in an epoch. `grid`: the options that are tried
+    at every rate, as published."""
 
     title: str
     cite: str | None
     make: Callable[..., ml.Algorithm]
+    grid: Sequence[Mapping[str, float]] = ({},)
 
 
-def _by(aggregator: Callable, looks: bool = True) -> Callable[..., ml.Algorithm]:
-    """An aggregator of K tasks in `over_losses`; one that looks at gradients goes by the settings' at and every."""
+def _by(aggregator: Callable, looks: bool = True, at: str | None = None) -> Callable[..., ml.Algorithm]:
+    """An aggregator of K tasks in `over_losses`; one that looks at gradients goes by the settings' at, unless it has
+    one of its own, and every."""
 
-    def make(s, pieces, optimizer, count, epoch):
-        options = {"at": s.at, "every": s.every} if looks else {}
-        return ml.over_losses(*pieces, aggregator(count, epoch), optimizer, **options)
+    def make(s, pieces, optimizer, count, epoch, **options):
+        how = {"at": at or s.at, "every": s.every} if looks else {}
+        return ml.over_losses(*pieces, aggregator(count, epoch, **options), optimizer, **how)
 
     return make
 
 
-def _step(method: Callable, **options: Any) -> Callable[..., ml.Algorithm]:
-    return lambda s, pieces, optimizer, count, epoch: method(*pieces, optimizer, **options)
+def _step(method: Callable) -> Callable[..., ml.Algorithm]:
+    return lambda s, pieces, optimizer, count, epoch, **options: method(*pieces, optimizer, **options)
+
+
+def _grid(name: str, *values: float) -> list[Mapping[str, float]]:
+    return [{name: value} for value in values]
 
 
 _LEARNED = optax.adam(1e-2)
@@ -78,41 +85,76 @@ METHODS = {
     "dwa": Method("DWA", "liu2019mtan", _by(agg.dwa, False)),
     "random": Method("Random weights", "lin2022rlw", _by(lambda k, epoch: agg.random(), False)),
     "geometric": Method("Geometric mean", "chennupati2019multinet", _by(lambda k, epoch: agg.geometric(), False)),
-    "priority": Method("Task priority", "guo2018dtp", _by(lambda k, epoch: agg.priority(k), False)),
-    "tchebycheff": Method("Smooth Tchebycheff", "lin2024stch", _by(lambda k, epoch: agg.tchebycheff(), False)),
-    "famo": Method("FAMO", "liu2023famo", _step(mt.famo)),
+    "priority": Method(
+        "Task priority", "guo2018dtp", _by(lambda k, epoch, **o: agg.priority(k, **o), False), _grid("focus", 1.0, 2.0)
+    ),
+    "tchebycheff": Method(
+        "Smooth Tchebycheff", "lin2024stch", _by(lambda k, epoch, **o: agg.tchebycheff(**o), False),
+        _grid("smoothness", 0.1, 1.0),
+    ),
+    "famo": Method("FAMO", "liu2023famo", _step(mt.famo), _grid("decay", 0.001, 0.01)),
     # from gradients
-    "gradnorm": Method("GradNorm", "chen2018gradnorm", _by(lambda k, epoch: agg.gradnorm(k, _LEARNED))),
+    "gradnorm": Method(
+        "GradNorm", "chen2018gradnorm", _by(lambda k, epoch, **o: agg.gradnorm(k, _LEARNED, **o)),
+        _grid("alpha", 0.12, 1.5),
+    ),
     "excess": Method("ExcessMTL", "he2024excess", _by(lambda k, epoch: agg.excess(k, 0.01))),
     "mgda": Method("MGDA", "sener2018mgda", _by(lambda k, epoch: agg.mgda("loss+"))),
+    "mgda-ub": Method("MGDA-UB", "sener2018mgda", _by(lambda k, epoch: agg.mgda("loss+"), at="features")),
     "pcgrad": Method("PCGrad", "yu2020pcgrad", _by(lambda k, epoch: agg.pcgrad())),
     "gradvac": Method("GradVac", "wang2021gradvac", _by(lambda k, epoch: agg.gradvac(k))),
     "graddrop": Method("GradDrop", "chen2020graddrop", _by(lambda k, epoch: agg.graddrop())),
-    "cagrad": Method("CAGrad", "liu2021cagrad", _by(lambda k, epoch: agg.cagrad())),
+    "cagrad": Method("CAGrad", "liu2021cagrad", _by(lambda k, epoch, **o: agg.cagrad(**o)), _grid("c", 0.2, 0.4)),
     "nash": Method("Nash-MTL", "navon2022nash", _by(lambda k, epoch: agg.nash())),
     "imtl_g": Method("IMTL-G", "liu2021imtl", _by(lambda k, epoch: agg.imtl_g())),
     "aligned": Method("Aligned-MTL", "senushkin2023aligned", _by(lambda k, epoch: agg.aligned())),
     "upgrad": Method("UPGrad", "quinton2024upgrad", _by(lambda k, epoch: agg.upgrad())),
     "dualproj": Method("DualProj", "lopezpaz2017gem", _by(lambda k, epoch: agg.dualproj())),
     "config": Method("ConFIG", "liu2025config", _by(lambda k, epoch: agg.config())),
-    "fairgrad": Method("FairGrad", "ban2024fairgrad", _by(lambda k, epoch: agg.fairgrad())),
+    "fairgrad": Method(
+        "FairGrad", "ban2024fairgrad", _by(lambda k, epoch, **o: agg.fairgrad(**o)), _grid("alpha", 1.0, 2.0)
+    ),
     "moco": Method("MoCo", "fernando2023moco", _step(mt.moco)),
-}
+}  # fmt: skip
+
+
+class Candidate(NamedTuple):
+    """One of those among which a method is tuned: a rate, and options of the method's own."""
+
+    rate: float
+    options: Mapping[str, float]
+
+    @property
+    def label(self) -> str:
+        return ", ".join([f"{self.rate:g}", *(f"{name} {value:g}" for name, value in self.options.items())])
+
+
+class Trained(NamedTuple):
+    """Every seed's metric of every task, `[S, K]`, and the mean cosine between two tasks' gradients over training, NaN
+    of a single task."""
+
+    validation: np.ndarray
+    test: np.ndarray
+    cosine: float
 
 
 class Tested(NamedTuple):
-    """One method: its best rate, and every seed's test metric of every task, `[S, K]`."""
+    """One method: what it was tuned to (once for each task where each is trained by itself), what every candidate
+    reached in validation, relative to the best, every seed's test metric of every task, `[S, K]`, and the mean cosine
+    between two tasks' gradients."""
 
     name: str
-    rate: float
+    chosen: list[Candidate]
+    scores: list[dict[str, float]]
     values: np.ndarray
-    validation: dict[float, float]
+    cosine: float
 
 
 def main(s: Any, problem_of: Callable[[Any], Problem]) -> None:
     """Trains, tunes, tests and reports every method on the same examples."""
     check_settings(s)
     problem = problem_of(s)
+    check_labels(problem)
     counts = {part: len(jax.tree.leaves(getattr(problem, part).x)[0]) for part in ("train", "validation", "test")}
     print(f"{problem.name}: {len(problem.tasks)} tasks, {counts['train']:,} examples to learn from, "
           f"{counts['validation']:,} to choose by, {counts['test']:,} for test")  # fmt: skip
@@ -125,44 +167,59 @@ def main(s: Any, problem_of: Callable[[Any], Problem]) -> None:
 
 
 def tuned(s: Any, problem: Problem, name: str) -> Tested:
-    """A method at the rate that validation chose."""
-    values, rates = {}, {}
-    for rate in s.rates:
+    """A method as validation chose it; of models that are trained alone, each by itself."""
+    groups = [[task] for task in problem.tasks] if name == "single" else [problem.tasks]
+    chosen, scores, runs = zip(*(best_of(s, problem, name, tasks) for tasks in groups))
+    cosine = runs[0].cosine if len(groups) == 1 else np.nan
+    return Tested(name, list(chosen), list(scores), np.concatenate([run.test for run in runs], 1), cosine)
+
+
+def best_of(s: Any, problem: Problem, name: str, tasks: list[str]) -> tuple[Candidate, dict[str, float], Trained]:
+    """The best of a method's candidates on some tasks, with everybody's score; with `s.probe` they are tried in short
+    runs of one seed, and the best is trained anew."""
+    candidates = [Candidate(rate, options) for options in method_of(name).grid for rate in s.rates]
+    if len(candidates) == 1:
+        return candidates[0], {candidates[0].label: 0.0}, learned(s, problem, name, candidates[0], tasks)
+    short = s if s.probe is None else replace(s, epochs=s.probe, seeds=s.seeds[:1], folder=f"{s.folder}/probes")
+    found: dict[str, Trained] = {}
+    failed: FloatingPointError | None = None
+    for one in candidates:
         try:
-            validation, test = trained(s, problem, name, rate)
+            found[one.label] = learned(short, problem, name, one, tasks, alone=False)
         except FloatingPointError as error:  # one rate too large ends nothing but itself
-            print(f"  rate {rate:g}: {error}")
-            validation = test = np.full((len(s.seeds), len(problem.tasks)), np.nan)
-        values[rate], rates[rate] = test, score(problem, validation)
-        if len(s.rates) > 1:
-            print(f"  rate {rate:g}: {rates[rate]:.4g} in validation")
-    best = max(rates, key=lambda rate: (np.nan_to_num(rates[rate], nan=-np.inf), -rate))
-    return Tested(name, best, values[best], rates)
+            print(f"  rate {one.label}: {error}")
+            failed = error
+            continue
+        values = (f"{task} {v:.4g}" for task, v in zip(tasks, found[one.label].validation.mean(0)))
+        print(f"  rate {one.label}: {', '.join(values)} in validation")
+    if failed is not None and not found:
+        raise failed
+    gains = relative(problem, tasks, np.stack([run.validation.mean(0) for run in found.values()])).mean(1)
+    scores = dict(zip(found, gains.tolist()))
+    best = max((one for one in candidates if one.label in found), key=lambda one: scores[one.label])
+    return best, scores, found[best.label] if short is s else learned(s, problem, name, best, tasks)
 
 
-def score(problem: Problem, values: np.ndarray) -> float:
-    """What chooses a rate: the mean over seeds and tasks, errors with a minus sign. `values`: `[S, K]`."""
-    signs = np.array([1.0 if problem.metrics[task][1] else -1.0 for task in problem.tasks])
-    return float((signs * values).mean())
+def relative(problem: Problem, tasks: list[str], values: np.ndarray) -> np.ndarray:
+    """How far each of `values` `[R, K]` is from the best of its task, relative to that, so that accuracies and errors
+    can be averaged; 0 for the best, negative for all others, minus infinity for what is not finite."""
+    better = np.array([problem.metrics[task][1] for task in tasks])
+    good = np.where(np.isfinite(values), np.where(better, values, -values), -np.inf)
+    best = good.max(0)
+    scale = np.where(np.isfinite(best) & (best != 0), np.abs(best), 1)
+    return np.where(np.isfinite(good), good - np.where(np.isfinite(best), best, 0), -np.inf) / scale
 
 
-def trained(s: Any, problem: Problem, name: str, rate: float) -> tuple[np.ndarray, np.ndarray]:
-    """One method at one rate: validation and test metrics of every seed and task, `[S, K]` each."""
-    if name != "single":
-        return learned(s, problem, name, rate, problem.tasks, name)
-    each = [learned(s, problem, name, rate, [task], f"single/{task}") for task in problem.tasks]
-    validation, test = (np.concatenate(parts, 1) for parts in zip(*each))
-    return validation, test
-
-
-def learned(s: Any, problem: Problem, name: str, rate: float, tasks: list[str], place: str):
-    """Trains on some of the tasks in a folder of its own, which the same command resumes."""
+def learned(s: Any, problem: Problem, name: str, candidate: Candidate, tasks: list[str], alone: bool = True) -> Trained:
+    """Trains on some of the tasks in a folder of its own, named by the candidate where it is not `alone`; the same
+    command resumes."""
     criteria = {task: problem.criteria[task] for task in tasks}
     model = problem.model(tasks)
     steps_an_epoch = max(1, len(jax.tree.leaves(problem.train.x)[0]) // s.batch)
     algorithm = method_of(name).make(
-        s, mt.losses(model, criteria), optimizer_of(s, rate, steps_an_epoch), len(tasks), steps_an_epoch
-    )
+        s, mt.losses(model, criteria), optimizer_of(s, candidate.rate, steps_an_epoch), len(tasks), steps_an_epoch,
+        **candidate.options,
+    )  # fmt: skip
     looked_at = jax.tree.map(lambda a: a[:256], problem.validation)
     measure, wanted = mt.measure(model, criteria), [f"{task}/{problem.metrics[task][0]}" for task in tasks]
 
@@ -181,10 +238,14 @@ def learned(s: Any, problem: Problem, name: str, rate: float, tasks: list[str], 
         return found | {f"cosine/{tasks[j]}~{tasks[i]}": cosine[i, j] for i, j in pairs}
 
     keys = jax.vmap(jax.random.key)(jnp.asarray(s.seeds)) if len(s.seeds) > 1 else jax.random.key(s.seeds[0])
-    folder = f"{s.folder}/{place.replace(':', '.')}" + (f"-rate-{rate:g}" if len(s.rates) > 1 else "")
-    config = replace(s, methods=(name,), rates=(rate,), folder=folder)
+    folder = f"{s.folder}/{name.replace(':', '.')}" + (f"/{tasks[0]}" if name == "single" else "")
+    if not alone:
+        named = {"rate": candidate.rate} | dict(candidate.options)
+        folder += "".join(f"-{option}-{value:g}" for option, value in named.items())
+    config = asdict(replace(s, methods=(name,), rates=(candidate.rate,), folder=folder))
+    config |= {"options": dict(candidate.options)}
     steps = s.epochs * steps_an_epoch
-    state, _ = ml.run(
+    state, history = ml.run(
         algorithm, minibatches(part(problem.train, tasks), s.batch), steps, key=keys,
         evaluate=validated, every=max(1, steps // 5),
         log_every=max(1, steps // 20), checkpoint_every=max(500, steps // 10),
@@ -192,9 +253,13 @@ def learned(s: Any, problem: Problem, name: str, rate: float, tasks: list[str], 
     )  # fmt: skip
     judge = jax.jit(metrics)
     states = [jax.tree.map(lambda a, i=i: a[i], state) for i in range(len(s.seeds))] if len(s.seeds) > 1 else [state]
-    return tuple(
-        np.array([[float(judge(one, batch)[name]) for name in wanted] for one in states])
-        for batch in (problem.validation, problem.test)
+    cosines = [np.mean(v) for line in history for n, v in line.items() if n.startswith("validation/cosine/")]
+    return Trained(
+        *(
+            np.array([[float(judge(one, batch)[name]) for name in wanted] for one in states])
+            for batch in (problem.validation, problem.test)
+        ),
+        float(np.mean(cosines)) if cosines else np.nan,
     )
 
 
@@ -239,18 +304,35 @@ def check_settings(s: Any) -> None:
         raise InputError("methods, seeds and rates each need at least one value.")
     for name in s.methods:
         method_of(name)
+    if s.probe is not None and not 1 <= s.probe <= s.epochs:
+        raise InputError(f"probe must be between 1 and the {s.epochs} epochs, but is {s.probe}.")
     if min(s.rates) <= 0 or s.epochs < 1 or s.batch < 1:
         raise InputError(f"rates, epochs and batch must be positive, but are {s.rates}, {s.epochs} and {s.batch}.")
     if not 0 < s.validation < 1:
         raise InputError(f"validation must be a share between 0 and 1, but is {s.validation}.")
     unlike = [name for name in s.methods if name in ("graddrop", "famo", "moco")]
-    if unlike and (s.every > 1 or (s.at != "params" and unlike[0] != "graddrop")):
+    unlike = [name for name in unlike if s.every > 1 or (s.at != "params" and name != "graddrop")]
+    if unlike:
         raise InputError(f"{unlike[0]} has neither at nor every, but they are {s.at!r} and {s.every}.")
     if s.at == "features" and "excess" in s.methods:
         raise InputError("excess sums over steps, but at='features' every step has other examples.")
     if s.at not in ("params", "features") or s.every < 1:
         raise InputError(f"at is 'params' or 'features', and every at least 1, but they are {s.at!r} and {s.every}.")
     optimizer_of(s, 1.0, 1)
+
+
+def check_labels(problem: Problem) -> None:
+    """Refuses labels that a task's head has no output for."""
+    model, x = problem.model(problem.tasks), jax.tree.map(lambda a: a[:1], problem.train.x)
+    outputs = jax.eval_shape(lambda key: mt.predict(model)(model.init(key, x), x), jax.random.key(0))
+    for task in problem.tasks:
+        for batch in (problem.train, problem.validation, problem.test):
+            y = np.asarray(batch.y[task])
+            classes = outputs[task].shape[-1] if outputs[task].shape else 1
+            if np.issubdtype(y.dtype, np.integer) and y.size and not 0 <= y.min() <= y.max() < classes:
+                raise InputError(
+                    f"labels of {task!r} go from {y.min()} to {y.max()}, but its head has {classes} outputs."
+                )
 
 
 def table_of(s: Any, problem: Problem, found: list[Tested]) -> Table:
@@ -260,27 +342,36 @@ def table_of(s: Any, problem: Problem, found: list[Tested]) -> Table:
     alone = next((one.values for one in found if one.name == "single"), None)
     equal = next((one.values for one in found if one.name == "equal"), None)
     titles = ["method", *(f"{task} ({_unit(problem.metrics[task][0])})" for task in problem.tasks)]
-    titles += (["Δm (%)"] if alone is not None else []) + (["against equal"] if equal is not None else []) + ["rate"]
+    titles += ["Δm (%)", "lost (%)"] if alone is not None else []
+    titles += (["against equal (%)"] if equal is not None else []) + ["rank", "cosine", "rate"]
+    ranks = ml.metrics.mean_rank(np.stack([one.values.mean(0) for one in found]), better)
     lines = []
-    for one in found:
+    for one, rank in zip(found, ranks):
         cells = [method_of(one.name).title]
         for k, task in enumerate(problem.tasks):
             cells.append(_shown(ml.interval(one.values[:, k]), problem.metrics[task][0]))
         if alone is not None:
             gains = ml.metrics.multi_task_gain(one.values, alone.mean(0), better)
             cells.append("reference" if one.name == "single" else _shown(ml.interval(gains), "percent", "+"))
+            lost = ml.metrics.negative_transfer(one.values.mean(0), alone.mean(0), better).max()
+            cells.append("reference" if one.name == "single" else f"{lost:.2f}")
         if equal is not None:
             # gains in percent of equal weighting's mean, in pairs of seeds
             theirs, ours = (ml.metrics.multi_task_gain(v, equal.mean(0), better) for v in (equal, one.values))
             cells.append("reference" if one.name == "equal" else _shown(ml.paired(ours, theirs), "percent", "+"))
-        lines.append([*cells, f"{one.rate:g}"])
+        cosine = "" if np.isnan(one.cosine) else f"{one.cosine:.2f}".replace("-", "−")
+        lines.append([*cells, f"{rank:.1f}", cosine, " / ".join(c.label for c in one.chosen)])
     tuned = "tuned " if len(s.rates) > 1 else ""
     among = ", ".join(f"{rate:g}" for rate in s.rates)
+    probes = "" if s.probe is None else f" after {s.probe} epochs of one seed"
     caption = (
         f"Test metrics on {problem.name}: mean ± 95% interval over {len(s.seeds)} seeds, {s.epochs} epochs. Δm: mean "
-        f"relative gain over {tuned}single-task models; against equal: mean relative gain over {tuned}equal weighting, "
-        f"in pairs of seeds. " + (f"Rates chosen among {among} on validation examples." if tuned else f"Rate {among}.")
-    )
+        f"relative gain over {tuned}single-task models; lost: by the task that falls furthest behind its own (negative "
+        f"transfer); against equal: mean relative gain over {tuned}equal weighting, in pairs of seeds; rank: mean over "
+        f"tasks; cosine: mean between two tasks' gradients over training. "
+        + (f"Rates, and options of a method's own, chosen on validation examples{probes}; rates among {among}."
+           if tuned else f"Rate {among}.")
+    )  # fmt: skip
     return Table("", caption, titles, titles, lines, [method_of(one.name).cite for one in found])
 
 
@@ -295,8 +386,9 @@ def write(s: Any, problem: Problem, found: list[Tested], table: Table) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     results = {
         one.name: {
-            "rate": one.rate, "tasks": problem.tasks, "test": one.values.tolist(),
-            "validation": {f"{rate:g}": value for rate, value in one.validation.items()},
+            "rates": [c.rate for c in one.chosen], "options": [dict(c.options) for c in one.chosen],
+            "scores": one.scores, "cosine": None if np.isnan(one.cosine) else one.cosine,
+            "tasks": problem.tasks, "test": one.values.tolist(),
         }
         for one in found
     }  # fmt: skip
@@ -320,7 +412,8 @@ def _csv(problem, found, seeds):
     for one in found:
         for seed, values in zip(seeds, one.values):
             for task, value in zip(problem.tasks, values):
-                lines.append(f"{one.name},{one.rate:g},{seed},{task},{problem.metrics[task][0]},{value:.6g}")
+                rate = one.chosen[problem.tasks.index(task) if len(one.chosen) > 1 else 0].rate
+                lines.append(f"{one.name},{rate:g},{seed},{task},{problem.metrics[task][0]},{value:.6g}")
     return "\n".join(lines) + "\n"
 
 

@@ -79,10 +79,10 @@ class Federation:
     """Of all clients, those that never train, and are tested; none: every client is, on its test examples."""
     cohort: int = 10
     """Clients a round."""
-    sampling: str = "uniform"
-    """uniform, or size (chances in proportion to examples)."""
     dropout: float = 0.0
     """The chance that a sampled client does not answer."""
+    drop_nonfinite: bool = False
+    """Leave out updates that are not finite, and count them, instead of stopping."""
     epochs: int = 1
     """Passes over a client's examples in a round (E)."""
     batch: int | None = 10
@@ -97,6 +97,8 @@ class Federation:
     """What chooses the rate: accuracy after the last round, or rounds to the target, both in validation."""
     server_rate: float | None = None
     """The server's, where the algorithm has one; by default a value of its own."""
+    clusters: int = 4
+    """Models of ifca."""
     strength: float | None = None
     """Of an algorithm's own term (FedProx's mu, Ditto's lambda, q-FFL's q, …); by default a value of its own."""
     rounds: int = 100
@@ -131,6 +133,8 @@ class MultiTask:
     decay: float = 1.0
     """The rate is multiplied by this every ten epochs."""
     epochs: int = 20
+    probe: int | None = None
+    """Epochs of runs of the first seed that choose rates and options; by default whole runs of all seeds choose."""
     batch: int = 64
     at: str = "params"
     """Where gradient methods look: params, or features (the gradient of the shared representation)."""

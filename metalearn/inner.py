@@ -15,7 +15,7 @@ from metalearn.core import Aggregator, Aux, Batch, Criterion, Fitted, InputError
 from metalearn.minibatch import cycles, epochs
 from metalearn.tree import merge, num_rows, partition, with_statistics
 
-_LOSS, _ORDER, _PENALTY, _COMBINE = range(4)  # what a step's key is folded with
+_LOSS, _ORDER, _COMBINE = 0, 1, 3  # what a step's key is folded with
 _WORK = 0  # what the key of a fit is folded with, beside _ORDER
 
 
@@ -63,8 +63,8 @@ def fit(
       trajectory: keep the parameters after 0…T steps.
       first_order: no gradient flows through the inner gradients (FOMAML).
       remat: recompute inner steps in the backward pass, in blocks of √T, so memory grows with √T.
-      work: `key -> share` of the steps, between 0 and 1, that this task gets to: the rest of them are none. Of E epochs
-        the share e / E is e epochs.
+      work: `key -> share` of the real steps, between 0 and 1, that this task gets to: the rest of them are none. Of E
+        epochs the share e / E is e epochs.
 
     A step without a real example (see `Batch.mask`) changes nothing. The whole loop is differentiable, through every
     step, unless `first_order`.
@@ -103,8 +103,8 @@ def fit(
             total = schedule[0].shape[0]
         real = _real_steps(data.mask, schedule, total)
         if work is not None:
-            done = jnp.arange(total) < jnp.round(share_of_work(work, key) * total)
-            real = done if real is None else real & done
+            real = jnp.ones(total, bool) if real is None else real
+            real &= jnp.cumsum(real) <= jnp.round(share_of_work(work, key) * real.sum())
 
         def step(carry, picked):
             params, opt_state, penalty_state, combine_state, steps = carry
@@ -118,7 +118,8 @@ def fit(
 
             def penalty_of(trained):
                 assert penalty is not None
-                return penalty.value(merge(trained, rest), penalty_state, batch, jax.random.fold_in(step_key, _PENALTY))
+                # with the loss's key: what corrects a gradient must drop out the same units
+                return penalty.value(merge(trained, rest), penalty_state, batch, jax.random.fold_in(step_key, _LOSS))
 
             def objective(trained):
                 value, aux = loss_of(trained)

@@ -12,7 +12,7 @@ from metalearn.aggregate._gram import combination
 from metalearn.core import Aggregator, Algorithm, Aux, Batch, InputError, Key, Params
 from metalearn.mapping import Mapping, vmapped
 from metalearn.outer import State
-from metalearn.tree import merge, partition, with_statistics
+from metalearn.tree import merge, num_rows, partition, with_statistics
 
 Trunk = Callable[[Params, Batch, Key], tuple[Any, Any]]  # (shared, batch, key) -> (features, statistics or None)
 Head = Callable[[Params, Any, Batch, Key], tuple[jax.Array, Aux]]  # (own, features, batch, key) -> (loss, Aux)
@@ -41,9 +41,9 @@ def over_losses(
       init: `(key, batch) -> {"shared": …, "tasks": {name: own parameters}}`.
       trunk: `(shared, batch, key) -> (features, statistics)`; features are any tree, statistics may be None.
       heads: for each task `(own, features, batch, key) -> (loss, Aux)`. Metrics are logged as `name/metric`, losses as
-        `name/loss`; `loss` is their mean over tasks with data.
+        `name/loss`, NaN in a step without data of that task; `loss` is their mean over tasks with data.
       aggregator: how the K gradients become one. A task whose row of `batch.mask` `[K, n]` is empty is absent.
-      optimizer: of all parameters, shared and own.
+      optimizer: of all parameters, shared and own. Of an absent task's it sees gradients that are zero.
       at: "params": the aggregator sees gradients of the shared parameters. "features": gradients of the features, and
         one backward pass follows (MGDA-UB and the like); that bounds the former and is another thing.
       every: compute the aggregator's weights anew only every so many steps, or as soon as another task is there or
@@ -89,7 +89,7 @@ def over_losses(
         params, opt_state, (aggregator_state, kept), _ = state
         trunk_key, heads_key, aggregator_key = jax.random.split(key, 3)
         trained, rest = partition(params)
-        weights = _present(batch, count)
+        weights = num_of_each(batch, count)
 
         def run_trunk(shared):
             return trunk(merge(shared, rest["shared"]), batch, trunk_key)
@@ -165,7 +165,8 @@ def over_losses(
         }
         metrics = {"loss": jnp.where(weights > 0, losses, 0).sum() / jnp.maximum((weights > 0).sum(), 1)}
         for k, name in enumerate(names):
-            metrics |= {f"{name}/loss": losses[k]} | {f"{name}/{m}": v for m, v in aux[name].metrics.items()}
+            measured = {f"{name}/loss": losses[k]} | {f"{name}/{m}": v for m, v in aux[name].metrics.items()}
+            metrics |= {m: jnp.where(weights[k] > 0, v, jnp.nan) for m, v in measured.items()}
         if w is not None:
             metrics["per_task/weight"] = w
         return State(new, opt_state, (aggregator_state, kept)), metrics
@@ -182,7 +183,7 @@ def joint(trunk: Trunk, heads: Named[str, Head]) -> Callable[[Params, Batch, Key
     def all_losses(params, batch, key):
         trunk_key, heads_key, _ = jax.random.split(key, 3)
         features, _ = trunk(params["shared"], batch, trunk_key)
-        present, found = _present(batch, len(heads)) > 0, []
+        present, found = num_of_each(batch, len(heads)) > 0, []
         for k, (name, head) in enumerate(heads.items()):
 
             def gated(a, real=present[k]):  # a factor of 0 would not take NaN out of a gradient
@@ -200,12 +201,16 @@ def _strong(tree):
     return jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(a)), tree)
 
 
-def _present(batch, count):
-    """How many real examples each task has, `[K]`."""
+def num_of_each(batch: Batch, num_tasks: int) -> jax.Array:
+    """How many real examples each task has, `[K]`; 1 where there is no mask. `InputError` where it does not fit."""
     if batch.mask is None:
-        return jnp.ones(count)
-    if batch.mask.ndim == 1:
-        return jnp.broadcast_to(batch.mask.astype(jnp.result_type(float)).sum(), (count,))
-    if batch.mask.shape[0] != count:
-        raise InputError(f"mask must be [n] or [{count}, n], a row for each head, but is {list(batch.mask.shape)}")
-    return batch.mask.astype(jnp.result_type(float)).sum(1)
+        return jnp.ones(num_tasks)
+    if not hasattr(batch.mask, "shape"):
+        raise InputError(f"mask must be an array [n] or [{num_tasks}, n], not {type(batch.mask).__name__}")
+    examples = num_rows(batch.x)
+    if batch.mask.shape not in ((examples,), (num_tasks, examples)):
+        raise InputError(
+            f"mask must be [{examples}] or [{num_tasks}, {examples}], a row for each head, but is "
+            f"{list(batch.mask.shape)}"
+        )
+    return jnp.broadcast_to(batch.mask.astype(jnp.result_type(float)).sum(-1), (num_tasks,))

@@ -136,6 +136,9 @@ def over_clients(
     With `drop_nonfinite` a client whose update or new row holds a number that is not finite is absent in that round,
     and the metric `dropped` counts them. Otherwise such a number reaches the loss or the state, where `run` stops.
 
+    Ids must be below `num_clients`: the loss is NaN where one is not, and `InputError` says where there cannot be so
+    many clients.
+
     Where nobody is present the aggregate is zero, and the optimizer goes on with that: SGD stays, momentum moves on.
     """
 
@@ -151,6 +154,9 @@ def over_clients(
         shared, opt_state, aggregator_state, table = state
         count = num_rows(batch)
         ids = jnp.arange(count) if batch.id is None else batch.id
+        keeps = bool(jax.tree.leaves(table))
+        if keeps and count > num_clients:
+            raise InputError(f"num_clients is {num_clients}, but there are {count} clients in one step")
         rows = jax.tree.map(lambda a: a[ids], table)
         client_key, each_key, finish_key = jax.random.split(key, 3)
         trained, rest = partition(shared)
@@ -191,7 +197,7 @@ def over_clients(
         # an absent client's row is written nowhere, even where padding repeats a present client's id
         slots = jnp.where(present, ids, num_clients)
         table = jax.tree.map(lambda all_rows, new: all_rows.at[slots].set(new, mode="drop"), table, rows)
-        report = _report(losses, metrics, present)
+        report = _report(jnp.where(ids < num_clients, losses, jnp.nan) if keeps else losses, metrics, present)
         if drop_nonfinite:
             report["dropped"] = dropped.sum()
         return State(shared, opt_state, aggregator_state, table), report

@@ -46,11 +46,12 @@ def summed(
     return Aggregator(init, update, each, finish, linear, weigh if linear else None)
 
 
-def weighted(weigh: Callable, init: Callable[[Any], Any] = _empty) -> Aggregator:
+def weighted(weigh: Callable, init: Callable[[Any], Any] = _empty, *, num_tasks: int | None = None) -> Aggregator:
     """An aggregator whose coefficients come from losses alone: u = Σ_k w_k u_k.
 
     `weigh(losses[K], present[K], state, key) -> (w[K], state)`; tasks that are absent get 0 whatever it says. It never
-    looks at directions, so `over_losses` needs one backward pass.
+    looks at directions, so `over_losses` needs one backward pass. With `num_tasks`, any other number of tasks is
+    refused.
 
     >>> half_the_loss = weighted(lambda losses, present, state, key: (losses / 2, state))
     """
@@ -58,6 +59,7 @@ def weighted(weigh: Callable, init: Callable[[Any], Any] = _empty) -> Aggregator
     def weights_of(updates, state, params=None, *, weights=None, losses=None, key=None):
         if losses is None:
             raise InputError("an aggregator that weighs losses needs them: pass losses=…")
+        as_many(num_tasks, len(losses))
         present = jnp.ones(losses.shape, bool) if weights is None else weights > 0
         # the loss of an absent task is garbage, and must not reach the others' weights
         w, state = weigh(jnp.where(present, losses, 0), present, state, key)
@@ -66,17 +68,24 @@ def weighted(weigh: Callable, init: Callable[[Any], Any] = _empty) -> Aggregator
     return from_weights(init, weights_of, linear=True)
 
 
-def gramian(weigh: Callable, init: Callable[[Any], Any] = _empty, *, where: str | None = None) -> Aggregator:
+def gramian(
+    weigh: Callable,
+    init: Callable[[Any], Any] = _empty,
+    *,
+    where: str | None = None,
+    num_tasks: int | None = None,
+) -> Aggregator:
     """An aggregator whose coefficients come from the inner products of updates: u = Σ_k w_k u_k.
 
     `weigh(gram, state, key) -> (w[K], state)` sees a `Gram`: cosines, norms relative to the largest, losses, and who is
     present. Of K updates nothing else of their size is made: they are scaled in place. `where` restricts the Gramian,
-    not the sum, to leaves whose path matches.
+    not the sum, to leaves whose path matches. With `num_tasks`, any other number of tasks is refused.
 
     >>> the_longest = gramian(lambda gram, state, key: (1.0 * (gram.norms == 1), state))
     """
 
     def found(updates, state, weights, losses, key):
+        as_many(num_tasks, num_rows(updates))
         gram, rows, scales = gram_of(updates, weights, losses, where)
         w, state = weigh(gram, state, key)
         return jnp.where(gram.present, _for_each(w, len(gram.norms)), 0), state, rows, scales, gram.present
@@ -119,6 +128,12 @@ def _for_each(w, count):
     if jnp.shape(w) != (count,):
         raise InputError(f"there are {count} tasks, but the aggregator gives weights of shape {list(jnp.shape(w))}")
     return w
+
+
+def as_many(num_tasks: int | None, count: int) -> None:
+    """Refuses another number of tasks than an aggregator was made for, before anything broadcasts."""
+    if num_tasks is not None and num_tasks != count:
+        raise InputError(f"the aggregator was made for {num_tasks} tasks, but there are {count}")
 
 
 def from_weights(init: Callable, weights_of: Callable, *, linear: bool = False) -> Aggregator:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from metalearn.aggregate._build import weighted
-from metalearn.core import Aggregator
+from metalearn.core import Aggregator, InputError
 
 
 class Averages(NamedTuple):
@@ -24,7 +24,11 @@ def dwa(num_tasks: int, period: int, temperature: float | jax.Array = 2.0) -> Ag
 
     A period is an epoch in the paper: pass its number of steps. The first two have w_k = 1. Convention: weights sum to
     K, the number of tasks.
+
+    Raises `InputError` where `period` is not positive.
     """
+    if period < 1:
+        raise InputError(f"period must be at least 1 step, but is {period}")
 
     def init(params):
         zeros = jnp.zeros(num_tasks)
@@ -44,4 +48,4 @@ def dwa(num_tasks: int, period: int, temperature: float | jax.Array = 2.0) -> Ag
             lambda a, b: jnp.where(done, a, b), after, state._replace(total=total, seen=seen, steps=steps)
         )
 
-    return weighted(weigh, init)
+    return weighted(weigh, init, num_tasks=num_tasks)

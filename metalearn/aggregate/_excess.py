@@ -6,8 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metalearn.aggregate._build import from_weights
+from metalearn.aggregate._build import as_many, from_weights
 from metalearn.core import Aggregator, Params
+from metalearn.tree import num_rows
 
 
 class Excess(NamedTuple):
@@ -24,7 +25,8 @@ def excess(num_tasks: int, rate: float | jax.Array = 1.0) -> Aggregator:
 
     The excess risk, what a loss still has to fall, is estimated to second order with a diagonal Hessian from the
     gradients' squares: e_k = Σ g_k² / √(Σ_t g_kt² + 1e-7), as in the authors' code. It holds K copies of the
-    parameters, between steps too. Convention: weights sum to K; they begin at 1.
+    parameters, between steps too. Convention: weights sum to K; they begin at 1, and stay there for gradients so small
+    that their squares are 0. In `over_losses` heads see their own losses unweighed; the authors' weigh them too.
     """
 
     def init(params):
@@ -32,6 +34,7 @@ def excess(num_tasks: int, rate: float | jax.Array = 1.0) -> Aggregator:
         return Excess(squares, jnp.zeros(num_tasks), jnp.zeros(num_tasks))
 
     def weights_of(updates, state, params=None, *, weights=None, losses=None, key=None):
+        as_many(num_tasks, num_rows(updates))
         present = jnp.ones(num_tasks, bool) if weights is None else weights > 0
 
         def real(g):

@@ -33,6 +33,8 @@ def gradnorm(
     shared ones unless given), n̄ the mean of w n, r_k = (L_k / L_k(0)) / mean_j(L_j / L_j(0)); the target is held
     constant. The step taken with a batch shows in the next one's weights. Convention: weights sum to K.
 
+    In `over_losses` heads see their own losses unweighed; the paper's joint objective weighs them too.
+
     Losses should be positive; one that has become negative counts as one that has reached 0.
 
     Norms are relative to the largest in a batch, which scales the objective, so SGD's rate means another thing than in
@@ -58,4 +60,4 @@ def gradnorm(
         weights = jnp.maximum(optax.apply_updates(state.weights, change), 1e-3)  # a negative weight would ascend
         return state.weights, Balance(weights * num_tasks / weights.sum(), opt_state, first)
 
-    return gramian(weigh, init, where=where)
+    return gramian(weigh, init, where=where, num_tasks=num_tasks)

@@ -41,4 +41,4 @@ def gradvac(num_tasks: int, decay: float | jax.Array = 1e-2) -> Aggregator:
         (parts, usual), _ = jax.lax.scan(against_one, start, order.T)
         return over_norms(gram, parts.sum(0)), usual.astype(state.dtype)
 
-    return gramian(weigh, lambda params: jnp.zeros((num_tasks, num_tasks)))
+    return gramian(weigh, lambda params: jnp.zeros((num_tasks, num_tasks)), num_tasks=num_tasks)

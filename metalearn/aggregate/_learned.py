@@ -33,4 +33,4 @@ def learned(
         change, opt_state = optimizer.update(slope, state.opt_state, state.values)
         return weights(state.values), Learned(optax.apply_updates(state.values, change), opt_state)
 
-    return weighted(weigh, init)
+    return weighted(weigh, init, num_tasks=num_tasks)

@@ -35,6 +35,6 @@ def mgda(normalise: str = "none") -> Aggregator:
         scale = jnp.where(scale > 0, scale, 1)
         norms = gram.norms / scale
         norms = norms / jnp.maximum(norms.max(), jnp.finfo(norms.dtype).tiny)
-        return shortest(gram.cosines * jnp.outer(norms, norms), gram.present), state
+        return shortest(gram.cosines, norms, gram.present), state
 
     return gramian(weigh)

@@ -21,4 +21,4 @@ def priority(num_tasks: int, focus: float = 1.0, decay: float = 0.1) -> Aggregat
         value = jnp.clip(jnp.where(present, state, 1.0), jnp.finfo(state.dtype).tiny, 1.0)
         return -((1 - value) ** focus) * jnp.log(value), state
 
-    return weighted(weigh, lambda params: jnp.zeros(num_tasks))
+    return weighted(weigh, lambda params: jnp.zeros(num_tasks), num_tasks=num_tasks)

@@ -48,13 +48,18 @@ def nonnegative(matrix: jax.Array, linear: jax.Array) -> jax.Array:
     return jnp.maximum(solved(free)[0], 0)
 
 
-def shortest(matrix: jax.Array, present: jax.Array) -> jax.Array:
-    """argmin wᵀ G w over the simplex of those `present`: the coefficients of the shortest vector in a convex hull.
+def shortest(cosines: jax.Array, norms: jax.Array, present: jax.Array) -> jax.Array:
+    """argmin wᵀ N C N w over the simplex of those `present`: the coefficients of the shortest vector in the convex hull
+    of vectors with these `cosines` C `[K, K]` and `norms` N `[K]`.
 
-    It is the solution of min ½ xᵀ G x - 1ᵀ x over x ≥ 0, scaled to sum to 1.
+    It is the solution of min ½ xᵀ N C N x - 1ᵀ x over x ≥ 0, scaled to sum to 1, found in z = N x, because norms may
+    lie many powers of ten apart. A vector of length 0 is the shortest there is.
     """
-    apart = jnp.where(present[:, None] & present[None], regular(matrix), jnp.eye(len(matrix), dtype=matrix.dtype))
-    x = nonnegative(apart, present.astype(matrix.dtype))
+    none, there = present & (norms == 0), present & (norms > 0)
+    least = jnp.where(there, norms, jnp.inf).min()
+    inverse = jnp.where(there, least / jnp.where(there, norms, 1), 0)
+    apart = jnp.where(there[:, None] & there[None], regular(cosines), jnp.eye(len(cosines), dtype=cosines.dtype))
+    x = jnp.where(none.any(), none.astype(norms.dtype), nonnegative(apart, inverse) * inverse)
     return x / jnp.maximum(x.sum(), jnp.finfo(x.dtype).tiny)
 
 

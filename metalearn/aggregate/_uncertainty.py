@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from metalearn.aggregate._learned import learned
-from metalearn.core import Aggregator
+from metalearn.core import Aggregator, InputError
 
 
 def uncertainty(
@@ -18,6 +18,8 @@ def uncertainty(
     The joint objective is Σ_k w_k L_k + ½ s_k, s_k beginning at 0. Convention: a sum of what the weights give. Usually
     `optimizer` is that of the parameters.
     """
+    if regression is not None and len(regression) != num_tasks:
+        raise InputError(f"regression must say so of each of {num_tasks} tasks, but has {len(regression)} entries")
     scale = jnp.where(jnp.asarray(regression), 0.5, 1.0) if regression is not None else jnp.ones(num_tasks)
     return learned(
         num_tasks, lambda s: scale * jnp.exp(-s), lambda s, losses: scale * jnp.exp(-s) * losses + s / 2, optimizer

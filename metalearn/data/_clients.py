@@ -97,8 +97,9 @@ def cohort(
       query: the same clients' test examples; all of them, padded alike, and seen through the population's view unless
         they have one of their own.
       sampling: "uniform", without replacement; "size", without replacement with chances in proportion to the number
-        of examples; "poisson", each client independently with chance `rate`: those beyond `size` are left out, and
-        missing ones are absent (their mask is 0 everywhere).
+        of examples, after which a plain `aggregate.mean()` and not the weighted one fits the joint objective;
+        "poisson", each client independently with chance `rate`: those beyond `size` are left out, and missing ones are
+        absent (their mask is 0 everywhere).
       temperature: of "size", whose chances go by the number's power 1 / temperature: nearer to uniform above 1.
       dropout: the chance that a sampled client does not answer and is absent.
       by_size: put the cohort in the order of the examples shown, most first and absent clients last, so that the

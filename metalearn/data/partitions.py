@@ -3,6 +3,7 @@
 All run on the host, depend on nothing but their arguments, and end whatever these are.
 """
 
+import heapq
 from collections.abc import Sequence
 
 import numpy as np
@@ -84,7 +85,8 @@ def split_each(
     """Each client's examples in two: what it learns from, and a `fraction` that it is tested on.
 
     The test examples are random ones, or with `ordered` the last, for examples that came one after another (text,
-    measurements). A client with a single example keeps it to learn from; every other has at least one on either side.
+    measurements); both halves keep the order of the part. A client with a single example keeps it to learn from; every
+    other has at least one on either side.
 
     >>> split_each([np.array([3, 4, 7, 9])], 0.25, ordered=True)
     ([array([3, 4, 7])], [array([9])])
@@ -95,9 +97,9 @@ def split_each(
 
     def split(part):
         test = min(max(round(fraction * len(part)), 1), len(part) - 1)
-        # the examples for the test go first, whichever way
-        mixed = np.roll(part, test) if ordered else rng.permutation(part)
-        return mixed[test:], mixed[:test]
+        part, for_test = np.asarray(part), np.zeros(len(part), bool)
+        for_test[slice(len(part) - test, None) if ordered else rng.permutation(len(part))[:test]] = True
+        return part[~for_test], part[for_test]
 
     learn, tests = zip(*map(split, parts)) if len(parts) else ((), ())
     return list(learn), list(tests)
@@ -135,8 +137,12 @@ def _cuts(rng, count: int, num_clients: int, concentration: float) -> np.ndarray
 
 
 def _filled(rng, parts: list[list[int]], min_size: int) -> list[np.ndarray]:
+    # where one has too few, the largest has more than enough, so nobody who received ever gives
+    largest = [(-len(part), k) for k, part in enumerate(parts) if len(part) > min_size]
+    heapq.heapify(largest)
     for part in sorted(parts, key=len):
         while len(part) < min_size:
-            largest = max(parts, key=len)
-            part.append(largest.pop(int(rng.integers(len(largest)))))
+            giver = parts[largest[0][1]]
+            part.append(giver.pop(int(rng.integers(len(giver)))))
+            heapq.heapreplace(largest, (-len(giver), largest[0][1]))
     return [np.sort(np.asarray(part, int)) for part in parts]

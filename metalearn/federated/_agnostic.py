@@ -31,7 +31,8 @@ def agnostic(
     With a uniform cohort S: w ← w - (N / |S|) Σ_S λ_k (w - w_k);  λ ← Proj(λ + γ (N / |S|) Σ_S F_k(w) e_k), with
     γ = `mixture_rate`.
     A client's λ is found by `task.id`. Deviation: clients may take several local steps, where the paper's stochastic
-    algorithm takes one gradient; with `num_steps=1` and no `batch_size` it is that.
+    algorithm takes one gradient; with `num_steps=1` and no `batch_size` it is that. It returns the last iterate, the
+    paper the average of all.
     """
     loss = supervised(model, criterion)
     learn = fit(loss, optimizer, **options)

@@ -7,7 +7,7 @@ from typing import Any
 import optax
 
 from metalearn.aggregate import weighted_mean
-from metalearn.core import Criterion, Model
+from metalearn.core import Aggregator, Criterion, Model
 from metalearn.federated._stragglers import in_time
 from metalearn.federated.client import Federated, changes, from_model, shared_model, using
 from metalearn.inner import fit, supervised
@@ -21,6 +21,7 @@ def fedavg(
     optimizer: optax.GradientTransformation,
     *,
     server: optax.GradientTransformation | None = None,
+    aggregator: Aggregator | None = None,
     init: Callable | None = None,
     mapping: Mapping = auto,
     drop_nonfinite: bool = False,
@@ -34,6 +35,8 @@ def fedavg(
     Args:
       optimizer: the clients', which starts anew in every round.
       server: receives the weighted mean of w - w_k as its gradient: FedAvgM, FedAdam and their kin are this argument.
+      aggregator: of the clients' changes, by default their mean weighted by examples. Where clients are sampled with
+        chances in proportion to their examples already, `aggregate.mean()`.
       init: `(key, task) -> params`; by default the model's own. A pretrained model enters here, and with
         `where="head"` only a part of it is trained (federated transfer).
       drop_stragglers: the server leaves out clients whose `work` is less than all, as FedAvg does in the FedProx paper;
@@ -48,7 +51,12 @@ def fedavg(
         task_fn = in_time(task_fn, options.get("work"))
     server = optax.sgd(1.0) if server is None else server
     algorithm = over_tasks(
-        init or from_model(model), task_fn, weighted_mean(), server, mapping=mapping, drop_nonfinite=drop_nonfinite
+        init or from_model(model),
+        task_fn,
+        aggregator or weighted_mean(),
+        server,
+        mapping=mapping,
+        drop_nonfinite=drop_nonfinite,
     )
     up = functools.partial(changes, where=options.get("where"))
     return Federated(*algorithm, using(model, shared_model), up=up)

@@ -22,7 +22,8 @@ def feddf(
     The student begins at the weighted mean of the clients' models and minimises
     KL(softmax(mean_k z_k(x)) ‖ softmax(z(x))) over the server's `unlabelled` examples `[n, ...]`, z_k being client k's
     logits. The direction is w - student, so the
-    outer optimizer should be SGD with rate 1. It holds all K models at once.
+    outer optimizer should be SGD with rate 1. It holds all K models at once. An aggregator sees trained leaves alone,
+    so the model must have no others: no running statistics, nothing frozen (`InputError`).
     """
 
     def divergence(outputs, batch):
@@ -34,6 +35,8 @@ def feddf(
     def update(updates, state, params=None, *, weights=None, losses=None, key=None):
         if params is None or key is None:
             raise InputError("feddf needs the parameters and a key: use it in over_tasks")
+        if any(leaf is None for leaf in jax.tree.leaves(params, is_leaf=lambda leaf: leaf is None)):
+            raise InputError("feddf runs whole models, so none of their leaves may be frozen or a running statistic")
         count = jax.tree.leaves(updates)[0].shape[0]
         weights = jnp.ones(count) if weights is None else weights
         share = weights / jnp.maximum(weights.sum(), 1)

@@ -8,7 +8,7 @@ import optax
 
 from metalearn.aggregate import summed
 from metalearn.core import Aggregator, Criterion, Model
-from metalearn.federated.client import Federated, changes, moved, proposal, shared_params, using, zeros
+from metalearn.federated.client import Federated, above_zero, changes, moved, proposal, shared_params, using, zeros
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import over_clients
@@ -30,7 +30,10 @@ def feddyn(
 
     θ_k ← argmin F_k(θ) - ⟨g_k, θ⟩ + (α / 2) ‖θ - θ_t‖²;  g_k ← g_k - α (θ_k - θ_t);  h ← h - (α / N) Σ_S (θ_k - θ_t);
     θ_{t+1} = mean_S θ_k - h / α, with α = `strength`. g_k is client k's row of the table.
+
+    Raises `InputError` where `strength` is not above 0.
     """
+    above_zero("strength", strength)
     learn = fit(supervised(model, criterion), optimizer, penalty=together(linear(), proximal(strength)), **options)
 
     def init(key, task):

@@ -1,8 +1,8 @@
 """Adaptive server optimizers (Reddi, Charles, Zaheer, Garrett, Rush, Konečný, Kumar, McMahan 2021, arXiv 2003.00295).
 
 Each is an Optax transformation with the paper's constants, for the argument `server` of `fedavg`. Any other Optax
-optimizer is used in the same way. Deviation: Optax's Adam and Yogi correct the bias of their moments, which the
-paper's Algorithm 2 does not.
+optimizer is used in the same way. Deviations: Optax's Adam and Yogi correct the bias of their moments, which the
+paper's Algorithm 2 does not; v begins at 0 (Yogi's at 1e-6), where the paper's is at least τ² before the first round.
 """
 
 import jax

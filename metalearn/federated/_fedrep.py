@@ -21,7 +21,8 @@ def fedrep(
 ) -> Federated:
     """The head is trained first, `head_steps` long, with the body as the server sent it; then the body, head fixed.
 
-    Options are `num_clients`, `server`, `mapping`, `drop_nonfinite` and those of `inner.fit`, which are for the body.
+    Deviation: bodies are weighed by their clients' examples, where the paper's mean is plain. Options are
+    `num_clients`, `server`, `mapping`, `drop_nonfinite` and those of `inner.fit`, which are for the body.
     """
     head = {"num_steps": head_steps, "num_epochs": None}
     return partial(model, criterion, own, [(optimizer, own, head), (optimizer, f"^(?!.*({own}))", {})], **options)

@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import optax
 
 from metalearn.aggregate import summed
-from metalearn.core import Aggregator, Criterion, Model
-from metalearn.federated.client import Federated, changes, moved, proposal, using
+from metalearn.core import Aggregator, Criterion, InputError, Model
+from metalearn.federated.client import Federated, changes, moved, proposal, using, without_statistics
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import over_tasks
-from metalearn.tree import statistics
 
 
 def ifca(
@@ -30,13 +29,19 @@ def ifca(
     """A client takes the model with the least loss on its support set, and trains it; each is averaged over its own.
 
     j_k = argmin_j F_k(w_j);  w_j ← w_j - Σ_{k: j_k = j} (n_k / n_j) (w_j - w_k). A model that no client chose stays.
-    Shared parameters are the models, stacked `[num_clusters, ...]`, begun from independent initialisations.
+    Shared parameters are the models, stacked `[num_clusters, ...]`, begun from independent initialisations. Weights n_k
+    are HypCluster's; IFCA's mean over a cluster is plain.
+
+    Raises `InputError` where `num_clusters` is not positive, or the model keeps running statistics.
     """
+    if num_clusters < 1:
+        raise InputError(f"num_clusters must be at least 1, but is {num_clusters}")
     loss = supervised(model, criterion)
     learn = fit(loss, optimizer, **options)
 
     def init(key, task):
-        return jax.vmap(lambda key: model.init(key, task.support.x))(jax.random.split(key, num_clusters))
+        models = jax.vmap(lambda key: model.init(key, task.support.x))(jax.random.split(key, num_clusters))
+        return without_statistics(models, "ifca")
 
     def choose(models, support, key):
         chosen = jnp.argmin(jax.lax.map(lambda params: loss(params, support, key)[0], models))
@@ -49,7 +54,7 @@ def ifca(
         change = jax.tree.map(lambda d: jnp.tensordot(one_hot.astype(d.dtype), d, 0), moved(params, fitted.params))
         update = proposal({"change": change, "chosen": one_hot}, task.support, fitted)
         update.metrics["per_task/cluster"] = chosen
-        return update._replace(statistics=statistics(models))
+        return update
 
     server = optax.sgd(1.0) if server is None else server
     algorithm = over_tasks(init, task_fn, by_cluster(), server, mapping=mapping, drop_nonfinite=drop_nonfinite)

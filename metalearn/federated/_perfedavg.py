@@ -20,7 +20,8 @@ def perfedavg(
     """MAML over clients: the gradient of each client's query loss through its adaptation, averaged by the server.
 
     `client` is any learner: `gradient_learner(…)`, or with `first_order=True` the paper's first-order variant. Clients
-    need a support and a query set. Deviation: one meta-step a round (the paper's τ = 1).
+    need a support and a query set. Deviations: one meta-step a round (the paper's τ = 1); both sets are used whole,
+    instead of independent batches of them; clients are weighed by their examples, where the paper's mean is plain.
     """
     algorithm = over_tasks(
         client.init,

@@ -8,12 +8,12 @@ import optax
 
 from metalearn.aggregate import mean
 from metalearn.core import Aux, Criterion, Model
-from metalearn.federated.client import Federated, from_model, using
+from metalearn.federated.client import Federated, above_zero, from_model, using
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import difference, over_tasks
 from metalearn.penalty import proximal
-from metalearn.tree import partition
+from metalearn.tree import partition, statistics
 
 
 def pfedme(
@@ -33,8 +33,11 @@ def pfedme(
 
     θ(w) ≈ argmin F_k(θ; ζ) + (λ / 2) ‖θ - w‖², by `personal_steps` of `personal` on one minibatch ζ;
     w_k ← w_k - η λ (w_k - θ);  w ← (1 - β) w + β mean_k w_k, with λ = `strength`, η = `rate`, β that of the server's
-    SGD (1 by default). A client uses θ(w) of its support set.
+    SGD (1 by default). A client uses θ(w) of its support set. Running statistics are those that θ saw.
+
+    Raises `InputError` where `strength` is not above 0.
     """
+    above_zero("strength", strength)
     loss = supervised(model, criterion)
     nearby = fit(loss, personal, personal_steps, penalty=proximal(strength))
 
@@ -45,7 +48,7 @@ def pfedme(
         distance = sum(jax.tree.leaves(jax.tree.map(lambda p, n: jnp.sum((p - n) ** 2), trained, near)))
         metrics = jax.tree.map(lambda m: m[-1], fitted.metrics)
         personal_loss = metrics.pop("loss")
-        return 0.5 * strength * distance, Aux(metrics | {"personal_loss": personal_loss}, None)
+        return 0.5 * strength * distance, Aux(metrics | {"personal_loss": personal_loss}, statistics(fitted.params))
 
     client = fit(envelope, optax.sgd(rate), **options)
     server = optax.sgd(1.0) if server is None else server

@@ -16,9 +16,9 @@ def power_of_choice(algorithm: Federated, criterion: Criterion, size: int, *, ma
 
     The loss is that of `criterion` on a candidate's whole support set, under the model that `algorithm.learner` gives
     it: the global one, or its own where the algorithm has such. The paper samples candidates with chances in
-    proportion to their examples, `cohorts(…, size=d, sampling="size")`, and takes the plain mean of those who trained;
-    here they are aggregated as the algorithm does. Absent candidates are chosen only where too few are present, and
-    stay absent. A candidate without an id goes by its place among the candidates.
+    proportion to their examples, `data.cohort(clients, d, sampling="size")`, and takes the plain mean of those who
+    trained; here they are aggregated as the algorithm does. Absent candidates are chosen only where too few are
+    present, and stay absent. A candidate without an id goes by its place among the candidates.
 
     Raises `InputError` where `size` is not positive, or more than there are candidates.
     """

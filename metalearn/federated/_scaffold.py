@@ -58,7 +58,8 @@ def scaffold(
             new = full(params, task, key).direction
         else:
             scale = 1 / (jnp.maximum(fitted.steps, 1) * rate)
-            new = jax.tree.map(lambda c, d: d * scale - c, correction, change)
+            worked = fitted.steps > 0  # who did no step has learned nothing about its gradient
+            new = jax.tree.map(lambda c, d, old: jnp.where(worked, d * scale - c, old), correction, change, own)
         direction = {"params": change, "control": jax.tree.map(jnp.subtract, own, new)}
         return proposal(direction, task.support, fitted, {"params": fitted.params, "control": control}), new
 

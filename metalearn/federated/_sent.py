@@ -21,7 +21,8 @@ def sent(algorithm: Federated, params: Params) -> Sent:
 
     Counted are parameters, their statistics, and what else the server's formula needs (a control variate, a momentum,
     FedNova's ‖a_k‖₁); the number of examples and the metrics, a few numbers in every algorithm, are not. Leaves that a
-    client does not train are received, for it may be new, and not returned. `params` may be arrays or
+    client does not train are received, for it may be new, and not returned. Candidates whom `power_of_choice` asks for
+    their loss and does not choose receive the model too, which is not counted. `params` may be arrays or
     `jax.ShapeDtypeStruct`s.
     """
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metalearn.core import Batch, Key, Learner, Metrics, Model, Params, Task, Update
+from metalearn.core import Batch, InputError, Key, Learner, Metrics, Model, Params, Task, Update
 from metalearn.outer import num_real
 from metalearn.tree import partition, statistics
 
@@ -74,6 +74,21 @@ def proposal(direction: Any, support: Batch, fitted, carried: Any = None) -> Upd
 def zeros(params: Params) -> Any:
     """Zeros for every trained leaf."""
     return jax.tree.map(jnp.zeros_like, partition(params)[0])
+
+
+def without_statistics(params: Params, who: str) -> Params:
+    """`params`, or `InputError` where they hold running statistics, for which the algorithm `who` has no rule."""
+    if jax.tree.leaves(statistics(params)):
+        raise InputError(
+            f"{who} has no rule for running statistics: use a norm without any, such as layer normalisation"
+        )
+    return params
+
+
+def above_zero(name: str, value: float | jax.Array) -> None:
+    """`InputError` where a number that the algorithm divides by is known and not above 0."""
+    if not isinstance(value, jax.core.Tracer) and not value > 0:
+        raise InputError(f"{name} must be above 0, but is {value}")
 
 
 def from_model(model: Model) -> Callable[[Key, Task], Params]:

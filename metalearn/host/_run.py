@@ -49,8 +49,10 @@ def run(
 
     Args:
       algorithm: `init(key, batch) -> state` and `step(state, batch, key) -> (state, metrics)`. Metrics that begin
-        with `per_task/` are not logged, arrays are logged as their mean. A metric named `loss` must stay finite.
-      sample: `key -> batch`, traced into the compiled step.
+        with `per_task/` are not logged, arrays are logged as their mean, over steps too, in which NaN has no part. A
+        metric named `loss` must stay finite.
+      sample: `key -> batch`, traced into the compiled step. Arrays that a `jax.tree_util.Partial` holds, as those of
+        `metalearn.data` do, must be the same when a run goes on.
       num_steps: how many steps the state has behind it in the end.
       key: a typed key, or `[S]` keys: then S seeds are trained at once, every leaf of the state has a leading `[S]`
         and every logged value is a list of S.
@@ -73,8 +75,8 @@ def run(
       evaluation, `{"step", "validation/…"}`, in order; `metalearn.host.logs.column` makes arrays of them.
 
     Raises:
-      InputError: an argument cannot be used, or the folder cannot be written to, holds a run of another config or
-        key, is further on than `num_steps`, or has only damaged checkpoints.
+      InputError: an argument cannot be used, or the folder cannot be written to, holds a run of another config, key or
+        data, is further on than `num_steps`, or has only damaged checkpoints.
       NonFiniteLoss: the loss or the state is no longer finite; it is not saved, and the checkpoints before it stay.
       KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM (code 143), with the chunk finished and saved.
 
@@ -94,7 +96,7 @@ def run(
     step, state = 0, None
     history: list[logs.Record] = []
     if folder is not None:
-        step, state, history = _earlier(folder, compiled.like, config, key, free)
+        step, state, history = _earlier(folder, compiled.like, sample, config, key, free)
         if step > num_steps:
             raise InputError(f"num_steps: is {num_steps}, and {folder} is at step {step} already; choose another.")
         if step == num_steps:
@@ -121,10 +123,10 @@ def run(
             start = time.perf_counter()
             state, metrics = compiled.advance(state, key, step, count)
             now = time.perf_counter()
-            if bad := _bad_loss(metrics.get("loss"), step):
+            if bad := _bad_loss(metrics, step):
                 raise kept.spoiled(bad)
             step += count
-            means = {name: np.mean(values, 0, np.float64) for name, values in metrics.items()}
+            means = {name: _mean(values) for name, values in metrics.items()}
             speed = {"time": round(now - began, 3), "steps_per_second": round(count / (now - start), 3)}
             records = [logs.record(step, "train", means) | speed]
             result: Mapping[str, Any] = {}
@@ -189,7 +191,7 @@ def _kept(folder: str | Path | None, step: int, keep: int, tensorboard: bool) ->
 
 
 def _earlier(
-    folder: str | Path, like: Callable[[], Any], config: Any, key: Key, free: Sequence[str]
+    folder: str | Path, like: Callable[[], Any], sample: Any, config: Any, key: Key, free: Sequence[str]
 ) -> tuple[int, Any, list[logs.Record]]:
     """What the folder holds of this run: step, state and history. Lines after that step are removed."""
 
@@ -197,9 +199,9 @@ def _earlier(
         provenance.make_folder(folder)
         log = Path(folder) / "log.jsonl"
         if not checkpoint.steps(folder):
-            provenance.begin(folder, config, key)
+            provenance.begin(folder, config, key, sample)
             return (0, logs.resume(log, 0)), None
-        provenance.check(folder, config, key, free=free)
+        provenance.check(folder, config, key, sample, free=free)
         warn = lambda sentence: _say(f"warning: {sentence}")  # noqa: E731
         state, step = checkpoint.restore(folder, jax.tree.map(_like_on_host, like()), warn=warn)
         checkpoint.set_aside(folder, step)
@@ -261,13 +263,23 @@ def _scoring(best: str | None, names: Sequence[str]) -> Callable[[Mapping[str, A
     return lambda result: factor * float(np.mean(result[name])) if result else None
 
 
-def _bad_loss(losses: np.ndarray | None, step: int) -> str | None:
-    """`losses` are those of the steps after `step`, `[count]` or `[count, S]`."""
+def _mean(values: np.ndarray) -> np.ndarray:
+    """The mean over steps of `[count, ...]`; what is NaN there was not measured."""
+    measured = ~np.isnan(values)
+    total = np.where(measured, values, 0).sum(0, np.float64)
+    return np.where(measured.any(0), total / np.maximum(measured.sum(0), 1), np.nan)
+
+
+def _bad_loss(metrics: Mapping[str, np.ndarray], step: int) -> str | None:
+    """`metrics` are those of the steps after `step`, `[count]` or `[count, S]`."""
+    losses = metrics.get("loss")
     if losses is None or np.isfinite(losses).all():
         return None
-    first = np.argwhere(~np.isfinite(losses))[0]
+    first = tuple(np.argwhere(~np.isfinite(losses))[0])
     seed = f" of seed {first[1]}" if len(first) > 1 else ""
-    return f"The loss{seed} is {losses[tuple(first)]} at step {step + first[0] + 1}"
+    parts = [f"{name} {values[first]:.4g}" for name, values in metrics.items() if name.endswith("/loss")]
+    of = f" ({', '.join(parts)})" if parts else ""
+    return f"The loss{seed} is {losses[first]} at step {step + first[0] + 1}{of}"
 
 
 def _finite(state: Any) -> list[bool]:

@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -77,15 +78,29 @@ def make_folder(folder: str | Path) -> None:
         raise InputError(f"folder: {folder} cannot be written to ({error.strerror}); choose another.") from error
 
 
-def begin(folder: str | Path, config: Any, key: jax.Array) -> None:
+def fingerprint(sample: Any) -> list[str]:
+    """Shape, type and checksum of each array that a sampler holds as a pytree, whose data a run must go on with."""
+    arrays = [leaf for leaf in jax.tree.leaves(sample) if isinstance(leaf, np.ndarray | jax.Array)]
+    found = []
+    for array in arrays:
+        if isinstance(array, jax.Array) and not array.is_fully_addressable:
+            continue
+        if jax.numpy.issubdtype(array.dtype, jax.dtypes.extended):
+            array = jax.random.key_data(array)
+        numbers = np.ascontiguousarray(array)
+        found.append(f"{numbers.dtype}{list(numbers.shape)} {zlib.crc32(numbers.reshape(-1).view(np.uint8).data):08x}")
+    return found
+
+
+def begin(folder: str | Path, config: Any, key: jax.Array, sample: Any = None) -> None:
     """Writes both files of a new run."""
     config = plain({} if config is None else config)
     _write(Path(folder) / "config.json", config)
-    _write(Path(folder) / "environment.json", environment(config, key))
+    _write(Path(folder) / "environment.json", environment(config, key) | {"data": fingerprint(sample)})
 
 
-def check(folder: str | Path, config: Any, key: jax.Array, *, free: Sequence[str] = ()) -> None:
-    """Raises InputError where the folder's run had another config or key; fields in `free` may differ."""
+def check(folder: str | Path, config: Any, key: jax.Array, sample: Any = None, *, free: Sequence[str] = ()) -> None:
+    """Raises InputError where the folder's run had another config, key or data; fields in `free` may differ."""
     there, here = _read(Path(folder) / "config.json"), plain({} if config is None else config)
     ran = _read(Path(folder) / "environment.json") or {}
     if there is None:
@@ -102,6 +117,9 @@ def check(folder: str | Path, config: Any, key: jax.Array, *, free: Sequence[str
         different = [f"key was {ran['key']} and is {now}"]
     if different:
         raise InputError(f"config: {folder} holds a run of another configuration: {'; '.join(different)}.")
+    data = fingerprint(sample)
+    if ran.get("data", data) != data:
+        raise InputError(f"sample: {folder} holds a run on other data; choose another folder.")
 
 
 def again(folder: str | Path, config: Any, key: jax.Array, step: int) -> None:

@@ -13,10 +13,11 @@ def _curves(values):
 
 
 def adaptation_time(values: np.ndarray, share: float = 0.95, *, seconds_per_step: float | None = None) -> np.ndarray:
-    """Steps until `share` of the final query gain is reached, `[...]`.
+    """Steps until `share` of the final query gain, or loss, is reached, `[...]`.
 
     The first t with v_t - v_0 at least that share of v_T - v_0, for scores `[..., T + 1]` that rise or fall; where
-    nothing is gained at all it is 0, and NaN where the end is not finite. With `seconds_per_step`, in seconds.
+    nothing is gained at all it is 0, where adaptation makes things worse it is how soon, and NaN where the end is not
+    finite. With `seconds_per_step`, in seconds.
 
     The definition is this library's own: papers report curves.
 
@@ -34,7 +35,8 @@ def adaptation_time(values: np.ndarray, share: float = 0.95, *, seconds_per_step
 
 
 def adaptation_efficiency(values: np.ndarray, num_support: int) -> np.ndarray:
-    """Query gain per support example and step, `[...]`: |v_T - v_0| / (n T) with its sign, for scores `[..., T + 1]`.
+    """Query gain per support example and step, `[...]`: (v_T - v_0) / (n T), for scores `[..., T + 1]`; of a loss that
+    falls it is negative.
 
     >>> print(adaptation_efficiency(np.array([0.2, 0.6, 1.0]), num_support=4))
     0.1

@@ -35,17 +35,25 @@ def _r2_each(outputs, batch):
     z, y = (jnp.where(counted, a.reshape(len(outputs), -1), 0) for a in (outputs, batch.y))
     count, total = counted.sum(0).astype(z.dtype), y.sum(0)
     mean = ratio(total, count)
-    # about the batch's own mean: squares about 0 would cancel
+    # about the batch's own mean, itself corrected once: squares about 0 would cancel
+    mean += ratio(jnp.where(counted, y - mean.reshape(1, -1), 0).sum(0), count)
     around = jnp.where(counted, (y - mean.reshape(1, -1)) ** 2, 0).sum(0)
-    return {"count": count, "total": total, "square": total * mean, "around": around, "error": ((z - y) ** 2).sum(0)}
+    return {
+        "count": count,
+        "total": mean * count,
+        "square": mean * mean * count,
+        "around": around,
+        "error": ((z - y) ** 2).sum(0),
+    }
 
 
 def _r2_finish(sums):
+    eps = jnp.finfo(sums["square"].dtype).eps
     between = sums["square"] - ratio(sums["total"] ** 2, sums["count"])
+    # what rounding leaves between batches of one mean, or around the mean of a constant target, is no spread
+    between = jnp.where(between > 100 * eps * sums["square"], between, 0)
     spread = sums["around"] + between
-    # what rounding leaves of a constant target is no spread
-    rounding = 100 * jnp.finfo(spread.dtype).eps * jnp.abs(sums["square"])
-    spread = jnp.where(spread > rounding, spread, 0)
+    spread = jnp.where(spread > (10 * eps) ** 2 * sums["square"], spread, 0)
     # a constant target: 1 where it is met, else 0
     return jnp.where(spread > 0, 1 - ratio(sums["error"], spread), jnp.where(sums["error"] > 0, 0.0, 1.0)).mean()
 

@@ -34,11 +34,15 @@ def heads(
       num_tasks: rows of the table; every `id` must be below it.
       head_optimizer: the heads', by default `optimizer`.
 
+    Raises `InputError` where tasks have no `id`, there are more of them than rows, or a head keeps running statistics.
+
     `evaluate(learner, criterion)(state.params, tasks, key, state.table)` measures every task with its own head.
     """
     tuner = head_optimizer or optimizer
 
     def init(key: Key, task: Task):
+        if task.id is None:
+            raise InputError("heads finds a task's head by task.id, which is None")
         trunk_key, head_key = jax.random.split(key)
         shared = trunk.init(trunk_key, task.support.x)
         own = head.init(head_key, trunk.apply(shared, task.support.x))

@@ -15,10 +15,12 @@ from metalearn.losses import over_losses
 
 
 class Tracked(NamedTuple):
-    """Running gradients `[K, ...]`, weights on the simplex `[K]`, and how many steps there were."""
+    """Running gradients `[K, ...]`, weights on the simplex `[K]`, who ever had data `[K]`, and how many steps there
+    were."""
 
     gradients: Params
     weights: jax.Array
+    known: jax.Array
     steps: jax.Array
 
 
@@ -36,14 +38,15 @@ def moco(
     """`over_losses` where y_k ← y_k - β (y_k - g_k), λ ← Π(λ - γ (Y Yᵀ + ρ I) λ) onto the simplex, u = Σ_k λ_k y_k.
 
     β is `track`, γ `weights_rate`, ρ `regularisation`; y begins at 0, λ even. It holds K copies of what is shared,
-    between steps too. β and γ are numbers or, as in the paper, where they fall over time, functions of the step. γ acts
-    on gradients as they are: their scale matters. Convention: weights sum to 1.
+    between steps too. β and γ are numbers or, as in the paper, where they fall over time, functions of the step (0, 1,
+    …). γ acts on gradients as they are: their scale matters. Convention: weights sum to 1; a task that never had data,
+    whose y would be the shortest, has none. The authors' code takes a softmax for Π, and scales gradients by losses.
     """
     count = len(heads)
 
     def begin(params):
         zeros = jax.tree.map(lambda p: jnp.zeros((count, *p.shape), p.dtype), params)
-        return Tracked(zeros, jnp.ones(count) / count, jnp.zeros((), jnp.int32))
+        return Tracked(zeros, jnp.ones(count) / count, jnp.zeros(count, bool), jnp.zeros((), jnp.int32))
 
     def update(updates, state, params=None, *, weights=None, losses=None, key=None):
         present = weights > 0
@@ -55,8 +58,10 @@ def moco(
 
         y = jax.tree.map(follow, state.gradients, updates)
         slope = regularisation * state.weights + _products(y, state.weights)
-        chosen = optax.projections.projection_simplex(state.weights - gamma * slope)
-        return combination(chosen, y, jnp.ones(count, bool)), Tracked(y, chosen, state.steps + 1)
+        known = state.known | present
+        moved = jnp.where(known, state.weights - gamma * slope, -1e6)
+        chosen = jnp.where(known.any(), optax.projections.projection_simplex(moved), state.weights)
+        return combination(chosen, y, jnp.ones(count, bool)), Tracked(y, chosen, known, state.steps + 1)
 
     return over_losses(init, trunk, heads, stacked(update, begin), optimizer, **options)
 

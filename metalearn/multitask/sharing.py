@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from metalearn.core import Aux, Batch, Criterion, InputError, Key, Metrics, Params
+from metalearn.losses import num_of_each
 from metalearn.tree import statistics
 
 
@@ -90,6 +91,7 @@ def _of_task(batch, names, name):
     if not isinstance(batch.y, Mapping) or set(batch.y) != set(names):
         found = sorted(batch.y) if isinstance(batch.y, Mapping) else type(batch.y).__name__
         raise InputError(f"targets must be a dictionary with the tasks {sorted(names)}, but are {found}")
+    num_of_each(batch, len(names))  # refuses a mask that does not fit
     mask, y = batch.mask, batch.y[name]
     if mask is not None and mask.ndim == 2:
         mask = mask[names.index(name)]

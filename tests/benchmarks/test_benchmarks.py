@@ -141,6 +141,13 @@ def test_a_peer_that_needs_the_machine_for_itself_is_timed_after_all_others(monk
     assert busy["ratio"]["median"] == quiet["ratio"]["median"] == 4.0
 
 
+@pytest.mark.parametrize(("enough", "timed"), [(3.0, 5), (1.0, 1)])
+def test_a_variant_far_behind_the_best_is_timed_once(enough, timed):
+    calls = []
+    times = comparison.tuning_times(lambda repeats: (calls.append(repeats), 2.0)[1], 5, enough)
+    assert times == [2.0] * timed and len(calls) < 2 * (1 + timed)
+
+
 @pytest.mark.slow
 def test_the_first_round_is_that_of_run_with_each_client_in_its_own_order():
     size = rounds.Size(clients=5, cohort=2, examples=7, batch_size=3, sides=4)

@@ -144,6 +144,18 @@ def test_the_ends_of_the_ranges_are_fine():
     np.testing.assert_array_equal(present(chances) > 29, [True, False])
 
 
+def test_as_many_clients_as_examples_end_soon():
+    began = time.monotonic()
+    parts = ml.data.partitions.dirichlet(np.zeros(40_000, int), 20_000, 1e-6, min_size=2)
+    assert {len(part) for part in parts} == {2} and time.monotonic() - began < 5
+
+
+def test_halves_keep_the_order_of_their_part():
+    learn, tests = ml.data.partitions.split_each([np.arange(50, 0, -1), np.array([3, 9])], 0.3, seed=1)
+    assert len(tests[0]) == 15 and sorted([*learn[0], *tests[0]]) == list(range(1, 51))
+    assert all((np.diff(half) < 0).all() for half in (learn[0], tests[0]))
+
+
 def test_a_tiny_concentration_with_many_clients_ends_soon():
     start = time.process_time()
     parts = partitions.dirichlet(np.arange(60_000) % 10, 1_000, 1e-6, min_size=10)

@@ -51,7 +51,13 @@ def own(model, criterion, rate):
         (DIGITS, ["few", "--public", "0", "--methods", "feddf"], "public is 0"),
         (DIGITS, ["few", "--public", "1.5"], "public must be at least 0 and below 1"),
         (DIGITS, ["few", "--test-share", "0.6"], "test_share must be above 0 and below 0.5"),
-        (DIGITS, ["few", "--sampling", "sizes"], "sampling"),
+        (DIGITS, ["few", "--dropout", "1.5"], "dropout must be at least 0 and below 1"),
+        (DIGITS, ["few", "--epochs", "0"], "epochs must be at least 1"),
+        (DIGITS, ["few", "--clusters", "0"], "clusters must be at least 1"),
+        (DIGITS, ["few", "--server-rate", "0"], "server_rate must be above 0"),
+        (DIGITS, ["few", "--strength", "-1"], "strength must be at least 0"),
+        (DIGITS, ["few", "--strength", "0", "--methods", "pfedme"], "strength must be above 0 for pfedme"),
+        (DIGITS, ["few", "--strength", "0", "--methods", "feddyn"], "strength must be above 0"),
         (MNIST, ["2nn-iid", "--model", "cnnn"], "did you mean 'cnn'"),
         (MNIST, ["2nn-iid", "--test", "mine"], "test must be 'standard' or 'own'"),
         (SHAKESPEARE, ["roles", "--partition", "iid"], "partition must be 'roles'"),
@@ -229,3 +235,31 @@ def test_shakespeare_from_command_to_table(tmp_path):
             raise
         pytest.skip(str(error))
     assert read_results(tmp_path / "fedavg")[0].values.shape == (1, 99)
+
+
+def test_a_rate_that_diverges_ends_nothing_but_itself(monkeypatch, capsys):
+    def train(s, problem):
+        if s.rates[0] > 0.1:
+            raise FloatingPointError("The loss is nan at step 3")
+        return s.rates[0], [{"step": 1, "validation/accuracy": [0.5]}]
+
+    monkeypatch.setattr(federated, "train", train)
+    s = replace(DIGITS.Settings(), rates=(1.0, 0.1), folder="runs/x")
+    assert federated.chosen(s, None)[1] == 0.1
+    assert "rate 1: The loss is nan at step 3" in capsys.readouterr().out
+    with pytest.raises(FloatingPointError, match="nan at step 3"):
+        federated.chosen(replace(s, rates=(1.0, 0.3)), None)
+
+
+def test_the_server_and_the_centralised_model_see_images_as_clients_do():
+    x = np.random.default_rng(0).integers(0, 255, (64, 4, 4, 1)).astype(np.uint8)
+    y = np.arange(64, dtype=np.int32) % 2
+    s = replace(DIGITS.Settings(), partition="rotation", clients=4, cohort=2, public=0.25, validation_clients=0)
+    model = ml.from_linen(ml.nets.MLP([2]))
+    problem = federated.divided(s, "toy", model, x, y)
+    assert problem.public.x.dtype == np.float32 and problem.public.x.max() <= 1
+    seen = ml.data.everyone(problem.train).support
+    of_clients = {image.tobytes() for image in np.asarray(seen.x)[np.asarray(seen.mask) > 0]}
+    assert {image.tobytes() for image in np.asarray(problem.pooled.x)} == of_clients
+    upright = {image.tobytes() for image in np.asarray(ml.data.images.to_float(x))}
+    assert not of_clients <= upright

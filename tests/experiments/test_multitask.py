@@ -28,11 +28,13 @@ def own(s, pieces, optimizer, count, epoch):
         (DIGITS, ["few", "--methods", "no_such_module:method"], "no_such_module"),
         (DIGITS, ["few", "--methods"], "methods, seeds and rates each need at least one value"),
         (DIGITS, ["few", "--rates", "0"], "rates, epochs and batch must be positive"),
+        (DIGITS, ["few", "--probe", "99"], "probe must be between 1 and the 30 epochs"),
         (DIGITS, ["few", "--validation", "1"], "validation must be a share"),
         (DIGITS, ["few", "--test", "0.9"], "test must leave something"),
         (DIGITS, ["few", "--batch", "5000"], "batch must be at most"),
         (DIGITS, ["few", "--optimizer", "adm"], "did you mean 'adam'"),
         (DIGITS, ["few", "--at", "feature"], "'params' or 'features'"),
+        (DIGITS, ["few", "--at", "features", "--methods", "graddrop", "moco"], "moco has neither at nor every"),
         (TOY, ["valley", "--methods", "msgda"], "did you mean 'mgda'"),
         (TOY, ["valley", "--problem", "hill"], "there is no problem 'hill'"),
         (TOY, ["concave", "--methods", "mgda"], "take preferences"),
@@ -102,9 +104,11 @@ def test_digits_from_command_to_table(tmp_path, capsys):
     first = json.loads((tmp_path / "run" / "results.json").read_text())
     assert list(first) == ["single", "equal", f"{__name__}:own"]
     assert np.shape(first["equal"]["test"]) == (2, 3)
-    assert first["equal"]["rate"] in (1e-3, 1e-2) and len(first["equal"]["validation"]) == 2
+    assert first["equal"]["rates"][0] in (1e-3, 1e-2) and len(first["equal"]["scores"][0]) == 2
+    assert len(first["single"]["rates"]) == 3 and -1 <= first["equal"]["cosine"] <= 1
     table = (tmp_path / "run" / "table.md").read_text()
     assert "Single task" in table and "Δm (%)" in table and "against equal" in table
+    assert all(title in table for title in ("lost (%)", "rank", "cosine"))
     assert (tmp_path / "run" / "table.csv").read_text().count("\n") == 1 + 3 * 2 * 3
     assert (tmp_path / "run" / "single" / "digit-rate-0.01" / "log.jsonl").exists()
     DIGITS.main(settings)  # everything is there already
@@ -120,7 +124,7 @@ def test_methods_of_every_kind_learn_and_are_others(tmp_path):
     found = {}
     for name in ("equal", "uncertainty", "famo", "gradnorm", "mgda", "pcgrad", "graddrop", "moco"):
         settings = short(tmp_path / "run", methods=(name,), seeds=(0,), epochs=10)
-        values, _ = multitask.trained(settings, problem, name, 1e-2)
+        values = multitask.learned(settings, problem, name, multitask.Candidate(1e-2, {}), problem.tasks).validation
         assert values[0, 0] > 0.5, name  # accuracy of ten digits
         found[name] = values
     for one, other in itertools.combinations(found, 2):
@@ -160,3 +164,50 @@ def test_alphabets_from_command_to_table(tmp_path, capsys):
         omniglot_alphabets.main(replace(settings, methods=("upgard",)))
     with pytest.raises(ml.InputError, match="temperature is of sampling"):
         omniglot_alphabets.main(replace(settings, sampling="uniform", folder=str(tmp_path / "other")))
+
+
+def test_models_alone_have_a_rate_each_and_scores_no_unit(monkeypatch):
+    """Of three tasks, two accuracies and an error: what is good for one is not for all."""
+    problem = DIGITS.problem(short("x"))
+    values = {0.1: [0.9, 0.5, 0.02], 0.2: [0.8, 0.6, 0.01], 0.3: [np.nan] * 3}
+
+    def learned(s, problem, name, candidate, tasks, alone=True):
+        if candidate.rate == 0.4:
+            raise FloatingPointError("The loss is nan at step 3")
+        both = np.array([[values[candidate.rate][problem.tasks.index(task)] for task in tasks]] * 2)
+        return multitask.Trained(both, both + 1, 0.3)
+
+    monkeypatch.setattr(multitask, "learned", learned)
+    s = short("x", rates=(0.1, 0.2, 0.3, 0.4))
+    alone = multitask.tuned(s, problem, "single")
+    assert [one.rate for one in alone.chosen] == [0.1, 0.2, 0.2]
+    np.testing.assert_allclose(alone.values, np.array([[1.9, 1.6, 1.01]] * 2))
+    assert multitask.tuned(s, problem, "equal").chosen[0].rate == 0.2  # half the error is worth more than a ninth less
+    with pytest.raises(FloatingPointError):
+        multitask.tuned(short("x", rates=(0.4,)), problem, "equal")
+
+
+def test_a_label_that_a_head_has_no_output_for():
+    problem = DIGITS.problem(short("x"))
+    y = problem.test.y | {"digit": problem.test.y["digit"] + 1}
+    with pytest.raises(ml.InputError, match="labels of 'digit' go from 1 to 10, but its head has 10 outputs"):
+        multitask.check_labels(problem._replace(test=problem.test._replace(y=y)))
+    multitask.check_labels(problem)
+
+
+def test_short_runs_of_one_seed_choose_and_the_best_is_trained_anew(monkeypatch):
+    problem, ran = DIGITS.problem(short("x")), []
+
+    def learned(s, problem, name, candidate, tasks, alone=True):
+        ran.append((s.epochs, s.seeds, s.folder, candidate.label, alone))
+        value = candidate.rate + candidate.options["c"] if s.epochs == 1 else 0.0
+        return multitask.Trained(np.full((len(s.seeds), 3), value), np.zeros((len(s.seeds), 3)), 0.3)
+
+    monkeypatch.setattr(multitask, "learned", learned)
+    s = short("x", rates=(0.1, 0.2), probe=1)
+    problem = problem._replace(metrics=dict.fromkeys(problem.metrics, ("accuracy", True)))
+    best = multitask.tuned(s, problem, "cagrad")
+    labels = [f"{rate:g}, c {c:g}" for c in (0.2, 0.4) for rate in (0.1, 0.2)]
+    assert ran[:4] == [(1, (0,), "x/probes", label, False) for label in labels]
+    assert ran[4:] == [(2, (0, 1), "x", "0.2, c 0.4", True)]
+    assert best.chosen == [multitask.Candidate(0.2, {"c": 0.4})] and list(best.scores[0]) == labels

@@ -448,3 +448,84 @@ def test_the_order_of_clients_does_not_matter(name):
         jax.tree.leaves((one.params, one.table)), jax.tree.leaves((other.params, other.table)), strict=True
     ):
         assert_near(a, b)
+
+
+@pytest.mark.slow
+def test_the_first_round_of_scaffold_is_that_of_fedavg():
+    """With variates that are zero, and clients with as many examples."""
+    tasks = clients((4, 4, 4))
+    one = run(fl.scaffold(MODEL, criterion, RATE, num_clients=N, num_steps=STEPS), tasks, rounds=2)
+    other = run(fl.fedavg(MODEL, criterion, SGD, num_steps=STEPS), tasks, rounds=2)
+    assert_near(vector(one[0].params["params"]), vector(other[0].params))
+    assert np.abs(vector(one[1].params["params"]) - vector(other[1].params)).max() > 1e-3
+
+
+def test_who_did_no_step_keeps_its_variate():
+    late = {"num_epochs": 2, "work": lambda key: jnp.zeros(())}
+    algorithm = fl.scaffold(MODEL, criterion, RATE, num_clients=N, **late)
+    state = algorithm.init(KEY, clients())
+    control = jax.tree.map(lambda a: a + 0.7, state.params["control"])
+    state = state._replace(params=state.params | {"control": control})
+    after, _ = jax.jit(algorithm.step)(state, clients(), KEY)
+    jax.tree.map(np.testing.assert_array_equal, after.table, state.table)
+
+
+@pytest.mark.parametrize("name", some_slow(sorted(ALGORITHMS)))
+def test_chunks_of_clients_change_nothing(name):
+    tasks = clients(query=True)
+    options = {"num_steps": 2, "batch_size": 2} if name not in ("fedsgd", "perfedavg") else {}
+    options |= {"num_steps": 1} if name == "perfedavg" else {}
+    states = [run(ALGORITHMS[name](mapping=m, **options), tasks, 2)[-1] for m in (ml.vmapped(), ml.scanned(2))]
+    one, other = (jax.tree.leaves((state.params, state.table)) for state in states)
+    for a, b in zip(one, other, strict=True):
+        assert_near(a, b)
+
+
+def test_mime_drops_out_the_same_units_twice():
+    """A first step without momentum is then c itself: the two gradients at one point cancel."""
+    noisy = MODEL._replace(apply=lambda params, x, key=None: MODEL.apply(params, x) * jax.random.uniform(key, x.shape))
+    algorithm = fl.mime(noisy, criterion, optax.sgd(RATE), num_steps=1)
+    tasks = jax.tree.map(lambda a: a[:1], clients())
+    state = run(algorithm, tasks, rounds=1)[0]
+    expected = {n: START[i] - RATE * state.params["gradient"][n] for i, n in enumerate(("body", "head"))}
+    assert_near(vector(state.params["params"]), vector(expected))
+
+
+def test_more_clients_than_rows():
+    algorithm = fl.scaffold(MODEL, criterion, RATE, num_clients=2, num_steps=1)
+    with pytest.raises(ml.InputError, match="num_clients is 2, but there are 3"):
+        algorithm.step(algorithm.init(KEY, clients()), clients(), KEY)
+    two = jax.tree.map(lambda a: a[1:], clients())  # whose ids are 1 and 2
+    _, metrics = algorithm.step(algorithm.init(KEY, two), two, KEY)
+    assert np.isnan(metrics["loss"])
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, jnp.nan])
+def test_a_strength_that_is_divided_by(value):
+    with pytest.raises(ml.InputError, match="strength must be above 0"):
+        fl.feddyn(MODEL, criterion, SGD, strength=value, num_clients=N, num_steps=1)
+    with pytest.raises(ml.InputError, match="strength must be above 0"):
+        fl.pfedme(MODEL, criterion, SGD, 0.1, strength=value, personal_steps=1, num_steps=1)
+
+
+def test_running_statistics_are_refused_where_there_is_no_rule_for_them():
+    model = ml.from_linen(ml.nets.BatchNorm(running=True))
+    tasks = jax.tree.map(lambda a: a[..., None] if a.ndim == 2 else a, clients())
+    with pytest.raises(ml.InputError, match="ifca has no rule for running statistics"):
+        fl.ifca(model, ml.squared_error, SGD, num_clusters=2, num_steps=1).init(KEY, tasks)
+    distil = fl.feddf(model, tasks.support.x[0], SGD, 1)
+    with pytest.raises(ml.InputError, match="none of their leaves may be frozen"):
+        distil.update({"a": jnp.zeros((2, 1)), "b": None}, (), {"a": jnp.zeros(1), "b": None}, key=KEY)
+
+
+@pytest.mark.slow
+def test_pfedme_keeps_the_statistics_of_its_personal_models():
+    model = ml.from_linen(ml.nets.BatchNorm(running=True))
+    tasks = clients((4, 4, 4))
+    x, y = (jnp.asarray(a[..., None], jnp.float32) for a in (tasks.support.x, tasks.support.y))
+    tasks = tasks._replace(support=Batch(x, y))
+    algorithm = fl.pfedme(model, ml.squared_error, SGD, 0.1, strength=1.0, personal_steps=1, num_steps=1)
+    before = algorithm.init(KEY, tasks)
+    after, _ = jax.jit(algorithm.step)(before, tasks, KEY)
+    old, new = (jax.tree.leaves(ml.tree.statistics(state.params)) for state in (before, after))
+    assert old and any(np.abs(a - b).max() > 1e-3 for a, b in zip(old, new, strict=True))

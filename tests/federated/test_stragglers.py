@@ -107,3 +107,10 @@ def test_what_cannot_be_is_refused():
         fl.stragglers(0.5, 1)
     with pytest.raises(InputError, match="drop_stragglers needs work"):
         fl.fedavg(MODEL, criterion, SGD, num_epochs=2, drop_stragglers=True)
+
+
+def test_a_share_of_the_work_is_one_of_the_real_steps():
+    """A quarter of two epochs of two examples is one step, however many rows are padding."""
+    learn = fit(supervised(MODEL, criterion), SGD, num_epochs=2, batch_size=1, work=lambda key: jnp.asarray(0.25))
+    one = jax.tree.map(lambda a: a[1], clients().support)
+    assert int(learn(MODEL.init(KEY, None), one, KEY).steps) == 1

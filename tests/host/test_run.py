@@ -503,3 +503,34 @@ def test_signals_save_and_say_how_to_go_on(tmp_path, number, codes):
     steps, means = logs.column(logs.read(log), "train/loss")
     np.testing.assert_array_equal(steps, np.arange(10, stopped + 31, 10))
     np.testing.assert_allclose(means, np.mean(np.reshape(losses, (-1, 10)), 1), rtol=1e-4, atol=1e-6)
+
+
+def test_other_data_are_refused_when_a_run_goes_on(tmp_path):
+    def train(data, steps):
+        draw = jax.tree_util.Partial(lambda data, key: data[:3] + sample(key), data)
+        return run(Algorithm(init, step), draw, steps, key=jax.random.key(0), folder=tmp_path, progress=False)
+
+    data = jnp.arange(1000.0)
+    train(data, 5)
+    with pytest.raises(InputError, match="holds a run on other data"):
+        train(data.at[999].set(0), 10)
+    train(data, 10)
+
+
+def test_what_was_not_measured_has_no_part_in_a_mean():
+    def sometimes(state, batch, key):
+        state, metrics = step(state, batch, key)
+        there = state["count"] % 2 == 0
+        return state, metrics | {"seldom": jnp.where(there, 4.0, jnp.nan), "never": jnp.nan}
+
+    _, history = run(Algorithm(init, sometimes), sample, 10, key=jax.random.key(0), log_every=5, progress=False)
+    assert [line["train/seldom"] for line in history] == [4.0, 4.0]
+    assert np.isnan(history[0]["train/never"])
+
+
+def test_which_loss_is_not_finite():
+    def broken(state, batch, key):
+        return step(state, batch, key)[0], {"loss": jnp.nan, "a/loss": jnp.asarray(0.5), "b/loss": jnp.inf}
+
+    with pytest.raises(NonFiniteLoss, match=r"loss is nan at step 1 \(a/loss 0.5, b/loss inf\)"):
+        run(Algorithm(init, broken), sample, 10, key=jax.random.key(0), progress=False)

@@ -157,3 +157,11 @@ def test_gains_are_positive_where_learning_together_is_better():
     together, alone = np.array([[0.9, 2.0], [0.7, 3.0]]), np.array([0.8, 2.5])
     np.testing.assert_allclose(mt.multi_task_gain(together, alone, [True, False]), [16.25, -16.25])
     np.testing.assert_allclose(mt.negative_transfer(together, alone, [True, False]), [[0, 0], [12.5, 20]])
+
+
+def test_r2_of_numbers_far_from_zero_in_single_precision():
+    y = jnp.array([1000.0, 1001.0, 1002.0, 1003.0])
+    np.testing.assert_allclose(mt.r2(y + 0.1, Batch(None, y)), sk.r2_score(y, y + 0.1), rtol=1e-4)
+    many = jnp.asarray(1e5 + R.randn(5000), jnp.float32)
+    np.testing.assert_allclose(mt.r2(many + 0.5, Batch(None, many)), sk.r2_score(many, many + 0.5), rtol=1e-3)
+    assert float(mt.r2(many * 0 + 1e5 + 1, Batch(None, many * 0 + 1e5))) == 0.0

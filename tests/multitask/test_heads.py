@@ -77,3 +77,12 @@ def test_a_head_with_running_statistics_is_refused():
     algorithm, _ = mt.heads(TRUNK, norm, ml.squared_error, ml.mean(), optax.sgd(0.1), num_tasks=3)
     with pytest.raises(ml.InputError, match="running statistics"):
         algorithm.init(KEY, tasks())
+
+
+def test_a_task_needs_a_row_of_its_own():
+    algorithm, _ = mt.heads(TRUNK, HEAD, ml.squared_error, ml.mean(), optax.sgd(0.1), num_tasks=3)
+    with pytest.raises(ml.InputError, match=r"task\.id, which is None"):
+        algorithm.init(KEY, tasks()._replace(id=None))
+    batch = tasks((1, 3))
+    _, metrics = algorithm.step(algorithm.init(KEY, batch), batch, KEY)
+    assert np.isnan(metrics["loss"])

@@ -299,6 +299,8 @@ def test_targets_missing_for_some_tasks():
     np.testing.assert_allclose(found["b/loss"], jnp.mean((own["b"][1:] - y["b"][1:]) ** 2), rtol=1e-5)
     state, metrics = jax.jit(algorithm.step)(state, batch, KEY)
     assert all(np.all(np.isfinite(a)) for a in jax.tree.leaves((state.params, metrics)))
+    _, metrics = jax.jit(algorithm.step)(state, batch._replace(mask=mask.at[0].set(0)), KEY)
+    assert np.isnan(metrics["a/loss"]) and metrics["loss"] == metrics["b/loss"]  # what was not measured is no zero
 
 
 @pytest.mark.parametrize(
@@ -311,6 +313,9 @@ def test_targets_missing_for_some_tasks():
         (lambda: mt.mmoe(LAYER, 0, HEADS).init(KEY, X), "at least one expert"),
         (lambda: mt.sluice([plain_mlp(3)], HEADS).init(KEY, X), "divide"),
         (lambda: mt.measure(HARD, CRITERIA)(HARD.init(KEY, X), Batch(X, X)), "targets must be"),
+        (lambda: mt.measure(HARD, CRITERIA)(HARD.init(KEY, X), Batch(X, targets(), jnp.ones((2, 1)))), "mask must be"),
+        (lambda: mt.measure(HARD, CRITERIA)(HARD.init(KEY, X), Batch(X, targets(), jnp.ones((3, 5)))), "mask must be"),
+        (lambda: mt.measure(HARD, CRITERIA)(HARD.init(KEY, X), Batch(X, targets(), {"a": 1})), "mask must be an array"),
     ],
 )
 def test_what_cannot_be_is_refused(call, words):

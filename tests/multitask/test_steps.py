@@ -174,10 +174,11 @@ def test_who_is_absent_changes_nothing_even_if_its_loss_is_nan_and_nothing_compi
     for t in range(3):
         state, _ = step(state, batches(batch(t)._replace(mask=mask)), KEY)
         other, _ = other_step(other, batches(batch(t)), KEY)
-    if name == "moco":  # an absent task keeps its running gradient, 0 here, and a weight on the simplex
-        assert np.all(np.isfinite(state.params["shared"]))
-    else:
-        np.testing.assert_allclose(state.params["shared"], other.params["shared"], rtol=1e-6)
+    # MoCo's weights begin even among three and among two
+    near = 0.2 if name == "moco" else 1e-6
+    np.testing.assert_allclose(state.params["shared"], other.params["shared"], rtol=near)
+    if name == "moco":
+        assert state.aggregator_state[0].weights[0] == 0
     assert step._cache_size() == 1
 
 
