@@ -137,9 +137,10 @@ def moved(before: Named, after: ml.State) -> Named:
 
 
 def named(params: Any) -> Named:
-    """Trained leaves by name, such as `block_0/conv/kernel`; copies, because a step may consume its state."""
+    """Trained leaves by name, such as `block_0/conv/kernel`; copies, because a step may consume its state. Of what a
+    learner keeps beside its model (Reptile its moments) the model's alone."""
     leaves = jax.tree_util.tree_leaves_with_path(partition(params)[0])
-    return {path_name(path).replace("params/", ""): np.array(leaf) for path, leaf in leaves}
+    return {path_name(path).replace("params/", "").removeprefix("model/"): np.array(leaf) for path, leaf in leaves}
 
 
 def handed_over(params: Any, batch: ml.Task) -> Named:

@@ -22,7 +22,8 @@ def make_cores_devices() -> None:
 
 
 def machine() -> dict[str, Any]:
-    """The processor, the cores that this process may use, JAX's device, and how busy the machine was before."""
+    """The processor, the cores that this process may use, JAX's device, how busy the machine was before, and what XLA
+    was told."""
     info = Path("/proc/cpuinfo")
     models = (
         [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
@@ -36,6 +37,7 @@ def machine() -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "system": platform.system(),
         "load_before": load,
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
 
 

@@ -11,6 +11,8 @@ def table(report: dict[str, Any]) -> str:
         lines.append("--quick: small sizes, a trial and not a measurement")
     elif place["load_before"] is not None and place["load_before"] > 0.5:
         lines.append(f"the machine was busy (load {place['load_before']:.1f}): these times are not to be trusted")
+    if place.get("xla_flags"):
+        lines.append(f"XLA_FLAGS is {place['xla_flags']!r}, which changes what is measured")
     if place["device"].lower() == "cpu":
         lines.append("no accelerator: what `auto` chooses on a GPU or TPU is a guess, not measured here")
     return "\n".join([*lines, *(row_lines(name, row) for name, row in report["rows"].items())])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping as Named
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,9 +11,11 @@ import optax
 
 from metalearn.aggregate._gram import combination
 from metalearn.core import Aggregator, Algorithm, Aux, Batch, InputError, Key, Params
-from metalearn.mapping import Mapping, vmapped
+from metalearn.mapping import Mapping
 from metalearn.outer import State
 from metalearn.tree import merge, num_rows, partition, with_statistics
+
+_SMALL = 100_000  # numbers that K backward passes may each have for themselves
 
 Trunk = Callable[[Params, Batch, Key], tuple[Any, Any]]  # (shared, batch, key) -> (features, statistics or None)
 Head = Callable[[Params, Any, Batch, Key], tuple[jax.Array, Aux]]  # (own, features, batch, key) -> (loss, Aux)
@@ -50,7 +53,7 @@ def over_losses(
         gone, and keep them between: one backward pass in those. For aggregators that weigh by directions. Several seeds
         trained at once save nothing by it, because a branch mapped over takes both sides.
       regulariser: `params -> scalar`, added to the joint objective, outside of the aggregation: soft sharing.
-      mapping: how the K backward passes are mapped: all at once (`vmapped`) unless given; `scanned(1)` to save memory.
+      mapping: how the K backward passes are mapped: all at once unless given; `scanned(1)` to save memory.
 
     Metrics `per_task/weight` `[K]` are there where the weights are known: where the aggregator never looks at
     directions, or `every` is above 1.
@@ -66,7 +69,7 @@ def over_losses(
     if every < 1 or (every > 1 and (aggregator.weigh is None or aggregator.linear)):
         raise InputError(f"every={every} must be at least 1, and above it the aggregator must weigh by directions")
     names, count = list(heads), len(heads)
-    spread = mapping or vmapped()
+    spread = _all_at_once if mapping is None else partial(_mapped, mapping)
 
     def start(key, batch):
         params = init(key, batch)
@@ -132,7 +135,7 @@ def over_losses(
             own, parts = cotangents((weights > 0).astype(losses.dtype))
             stack = jax.tree.map(lambda *c: jnp.stack(c), *parts)
             if at == "params":
-                _, stack = spread(lambda pull, one: ((), pull(one)[0]), pull, stack)
+                stack = spread(pull, stack)
             w = last
             if every > 1:
                 w, new_state = aggregator.weigh(stack, aggregator_state, trained["shared"], **options)
@@ -195,6 +198,26 @@ def joint(trunk: Trunk, heads: Named[str, Head]) -> Callable[[Params, Batch, Key
         return jnp.stack(found), present
 
     return all_losses
+
+
+def _mapped(mapping, pull, cotangents):
+    return mapping(lambda pull, one: ((), pull(one)[0]), pull, cotangents)[1]
+
+
+def _all_at_once(pull, cotangents):
+    """The same for all losses at once. Of a product mapped over one side alone XLA's CPU backend makes a single large
+    one, and turning its result round takes longer than the product: what is small is given to every pass."""
+    count = num_rows(cotangents)
+    leaves, structure = jax.tree.flatten(pull)
+    each = [jax.default_backend() == "cpu" and jnp.size(leaf) <= _SMALL for leaf in leaves]
+    own = [jnp.broadcast_to(leaf, (count, *jnp.shape(leaf))) for leaf, mine in zip(leaves, each) if mine]
+
+    def one(own, cotangent):
+        own = iter(own)
+        whole = [next(own) if mine else leaf for leaf, mine in zip(leaves, each)]
+        return jax.tree.unflatten(structure, whole)(cotangent)[0]
+
+    return jax.vmap(one)(own, cotangents)
 
 
 def _strong(tree):

@@ -1,7 +1,8 @@
-"""A user's own model, made of Flax's `nn.Conv`, through `run`: its MAML step beside the same with `ml.nets.Conv`.
+"""A user's own model, made of Flax's `nn.Conv`, through `run`: its MAML step beside the same with XLA's convolution.
 
 Three 3x3 convolutions with strides 2, no norm; otherwise the setting of `maml_conv4`. Both of ours are what `run`
-compiles and calls (sampling aside: the tasks are fixed), step by step or in chunks, as `run` chooses.
+compiles and calls (sampling aside: the tasks are fixed), step by step or in chunks, as `run` chooses. `from_linen` does
+`nn.Conv` by `ml.nets.conv`, unless it is told which function to call.
 """
 
 from typing import Any
@@ -20,48 +21,43 @@ PEERS = {who: maml.PEERS[who] for who in ("torch, loop over tasks", "torch.func,
 
 
 class Own(nn.Module):
-    """As a Flax user writes it; `library` takes our convolution instead, with the same parameters."""
+    """As a Flax user writes it; `xla` insists on XLA's convolution."""
 
     ways: int
     filters: int
-    library: bool = False
+    xla: bool = False
 
     @nn.compact
     def __call__(self, x):
         for i in range(3):
-            conv = (
-                ml.nets.Conv(self.filters, 3, 2, padding=1, name=f"Conv_{i}")
-                if self.library
-                else nn.Conv(self.filters, (3, 3), 2, padding=1, name=f"Conv_{i}")
-            )
-            x = nn.relu(conv(x))
+            own = {"conv_general_dilated_cls": lambda: jax.lax.conv_general_dilated} if self.xla else {}
+            x = nn.relu(nn.Conv(self.filters, (3, 3), 2, padding=1, name=f"Conv_{i}", **own)(x))
         return nn.Dense(self.ways, name="Dense_0")(x.mean((1, 2)))
 
 
 def run(row: str, options: Options) -> dict[str, Any]:
-    """With `nn.Conv` first, then with ours, then the peers."""
+    """As it is first, then with XLA's convolution, then the peers."""
     size = maml.size_of("maml_conv4", options)
     batch = maml.tasks(size)
-    own, library = (algorithm_of(size, convs) for convs in (False, True))
-    # one initialisation for all: the two kinds of convolution draw their weights differently
+    own, xla = (algorithm_of(size, xla) for xla in (False, True))
     start = jax.jit(own.init)(jax.random.key(0), batch)
-    own, library = (one._replace(init=lambda key, batch: start) for one in (own, library))
+    own, xla = (one._replace(init=lambda key, batch: start) for one in (own, xla))  # the weights that are handed over
     contenders = [
         through_run(own, batch, first_moment, "metalearn, nn.Conv"),
-        through_run(library, batch, first_moment, "metalearn, ml.nets.Conv"),
+        through_run(xla, batch, first_moment, "metalearn, XLA's convolution"),
     ]
     net = {"kind": "convs", "channels": 1, "filters": size.filters, "outputs": size.ways}
     setting = size._asdict() | {"net": net, "loss": "cross_entropy"}
     peers = Peers("episodic", PEERS, setting, handed_over(start.params, batch))
     return {
         "setting": size._asdict(),
-        **compare(contenders, options, peers, work_of(library, start, batch)),
+        **compare(contenders, options, peers, work_of(own, start, batch)),
     }
 
 
-def algorithm_of(size: maml.Size, library: bool) -> ml.Algorithm:
+def algorithm_of(size: maml.Size, xla: bool) -> ml.Algorithm:
     """MAML of the user's model."""
-    model = ml.from_linen(Own(size.ways, size.filters, library))
+    model = ml.from_linen(Own(size.ways, size.filters, xla))
     learner = ml.meta.maml(model, ml.cross_entropy, optax.sgd(size.inner_rate), size.steps)
     task_fn = ml.episodic(learner, ml.cross_entropy)
     return ml.over_tasks(learner.init, task_fn, ml.mean(), optax.adam(size.outer_rate))

@@ -78,26 +78,19 @@ def gramian(
     """An aggregator whose coefficients come from the inner products of updates: u = Σ_k w_k u_k.
 
     `weigh(gram, state, key) -> (w[K], state)` sees a `Gram`: cosines, norms relative to the largest, losses, and who is
-    present. Of K updates nothing else of their size is made: they are scaled in place. `where` restricts the Gramian,
-    not the sum, to leaves whose path matches. With `num_tasks`, any other number of tasks is refused.
+    present. Nothing but one scaled copy of a leaf's updates is made for it. `where` restricts the Gramian, not the
+    sum, to leaves whose path matches. With `num_tasks`, any other number of tasks is refused.
 
     >>> the_longest = gramian(lambda gram, state, key: (1.0 * (gram.norms == 1), state))
     """
 
-    def found(updates, state, weights, losses, key):
-        as_many(num_tasks, num_rows(updates))
-        gram, rows, scales = gram_of(updates, weights, losses, where)
-        w, state = weigh(gram, state, key)
-        return jnp.where(gram.present, _for_each(w, len(gram.norms)), 0), state, rows, scales, gram.present
-
     def weights_of(updates, state, params=None, *, weights=None, losses=None, key=None):
-        return found(updates, state, weights, losses, key)[:2]
+        as_many(num_tasks, num_rows(updates))
+        gram = gram_of(updates, weights, losses, where)
+        w, state = weigh(gram, state, key)
+        return jnp.where(gram.present, _for_each(w, len(gram.norms)), 0), state
 
-    def update(updates, state, params=None, *, weights=None, losses=None, key=None):
-        w, state, rows, scales, present = found(updates, state, weights, losses, key)
-        return combination(w * scales, rows, present), state
-
-    return Aggregator(init, update, weigh=weights_of)
+    return from_weights(init, weights_of)
 
 
 def stacked(update: Callable, init: Callable[[Any], Any] = _empty) -> Aggregator:

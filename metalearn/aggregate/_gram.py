@@ -36,27 +36,28 @@ class Gram(NamedTuple):
         return self.present / jnp.maximum(self.present.sum(), 1).astype(self.norms.dtype)
 
 
-def gram_of(updates: Any, weights: Any, losses: Any, where: str | None = None) -> tuple[Gram, Any, jax.Array]:
-    """`(Gram, rows, scales)` with `updates = scales · rows`: rows have numbers up to 1, so their squares are safe.
+def gram_of(updates: Any, weights: Any, losses: Any, where: str | None = None) -> Gram:
+    """The `Gram` of updates `[K, ...]`; absent rows, of which `weights` are 0, may hold anything.
 
-    Contracts each leaf over its own axes, so that leaves may live on a mesh in any way. Absent rows become zero.
+    One side of each product is scaled to numbers up to 1, so that no square overflows or vanishes: numbers may be from
+    1e-30 to 1e30. Contracts each leaf over its own axes, so that leaves may live on a mesh in any way.
     """
     count = num_rows(updates)
     present = jnp.ones(count, bool) if weights is None else weights > 0
     updates = jax.tree.map(lambda u: jnp.where(_column(present, u), u, jnp.zeros_like(u)), updates)
-    leaves = jax.tree.leaves(updates)
+    leaves = [u for u in jax.tree.leaves(updates) if u.size]
     wide = jnp.promote_types(jnp.result_type(*leaves), jnp.float32)
-    largest = jnp.stack([jnp.abs(u).max(tuple(range(1, u.ndim))).astype(wide) for u in leaves if u.size]).max(0)
+    largest = jnp.stack([jnp.abs(u).max(tuple(range(1, u.ndim))).astype(wide) for u in leaves]).max(0)
     scales = jnp.where(largest > 0, largest, 1)
-    rows = jax.tree.map(lambda u: (u / _column(scales, u)).astype(u.dtype), updates)
-    inner = _products(rows if where is None else partition(rows, where)[0])
+    inner = _products(updates if where is None else partition(updates, where)[0], scales) / scales[:, None]
+    inner = (inner + inner.T) / 2  # which rounding makes differ
     lengths = jnp.sqrt(jnp.diagonal(inner))
     safe = jnp.where(lengths > 0, lengths, 1)
     cosines = jnp.where(jnp.eye(count, dtype=bool), lengths > 0, inner / jnp.outer(safe, safe))
     norms = lengths * scales / jnp.maximum(scales.max(), jnp.finfo(scales.dtype).tiny)
     norms = norms / jnp.where(norms.max() > 0, norms.max(), 1)
     losses = None if losses is None else jnp.where(present, losses, 0)
-    return Gram(cosines, norms, losses, present), rows, scales
+    return Gram(cosines, norms, losses, present)
 
 
 def combination(w: jax.Array, updates: Any, present: jax.Array) -> Any:
@@ -69,14 +70,17 @@ def combination(w: jax.Array, updates: Any, present: jax.Array) -> Any:
     return jax.tree.map(one, updates)
 
 
-def _products(rows):
+def _products(updates, scales):
+    """u_i · u_j / s_j, `[K, K]`."""
+
     def one(u):
         axes = tuple(range(1, u.ndim))
         wide = jnp.promote_types(u.dtype, jnp.float32)
+        scaled = (u / _column(scales, u)).astype(u.dtype)
         contracted = ((axes, axes), ((), ()))
-        return jax.lax.dot_general(u, u, contracted, jax.lax.Precision.HIGHEST, preferred_element_type=wide)
+        return jax.lax.dot_general(u, scaled, contracted, jax.lax.Precision.HIGHEST, preferred_element_type=wide)
 
-    return sum(one(u) for u in jax.tree.leaves(rows))
+    return sum(one(u) for u in jax.tree.leaves(updates))
 
 
 def _column(a, u):

@@ -24,7 +24,6 @@ def cosines(trunk: Callable, heads: Mapping[str, Callable]) -> Callable[[Params,
         def losses(shared):
             return all_losses(params | {"shared": merge(shared, rest["shared"])}, batch, key)[0]
 
-        gram, _, _ = gram_of(jax.jacrev(losses)(trained["shared"]), present.astype(float), None)
-        return gram.cosines
+        return gram_of(jax.jacrev(losses)(trained["shared"]), present.astype(float), None).cosines
 
     return measured

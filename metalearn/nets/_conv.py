@@ -60,6 +60,23 @@ def conv(x: jax.Array, kernel: jax.Array, strides: int = 1, padding: Padding = "
     return y if full == x.shape[0] else jnp.concatenate([y, some(x[full:])])
 
 
+def general(lhs, rhs, window_strides, padding, lhs_dilation=None, rhs_dilation=None, **options):
+    """`jax.lax.conv_general_dilated`, done by `conv` where that can: images with channels last, one stride, no
+    dilation, no groups. What Flax's layers call in place of it."""
+    last = ("NHWC", "HWIO", "NHWC")
+    given, *others = options.pop("dimension_numbers", None), *options.values()
+    plain = lhs.ndim == 4 and lax.conv_dimension_numbers(lhs.shape, rhs.shape, given) == lax.conv_dimension_numbers(
+        lhs.shape, rhs.shape, last
+    )
+    dilated = any(step != 1 for steps in (lhs_dilation, rhs_dilation) for step in steps or ())
+    asked = any(other not in (None, 1) for other in others)  # groups, a precision, a type
+    if plain and not dilated and not asked and len(set(window_strides)) == 1:
+        return conv(lhs, rhs, window_strides[0], padding)
+    return lax.conv_general_dilated(
+        lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers=given, **options
+    )
+
+
 def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
     """The maximum over windows that do not overlap: `[n, H, W, C]` to `[n, H // window, W // window, C]`.
 

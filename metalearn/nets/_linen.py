@@ -8,6 +8,7 @@ from flax import linen as nn
 from flax.errors import ScopeParamShapeError
 
 from metalearn.core import InputError, Model, Statistic
+from metalearn.nets._conv import general
 
 # What modules call the argument that says whether this is training, and what it is in training.
 _MODES = {"train": True, "training": True, "is_training": True, "deterministic": False, "use_running_average": False}
@@ -21,6 +22,9 @@ def from_linen(module: nn.Module) -> Model:
     `training`, `is_training`, `deterministic`, `use_running_average` the module's `__call__` has, unless the module
     was given it when it was made; a module with none of them is called with `x` alone. A key goes to the random
     stream "dropout".
+
+    On a CPU a Flax convolution that has no function of its own is done by `nets.conv`, which stays fast when each task
+    has its own weights and inside loops; the numbers are the same, up to rounding.
 
     `train` is always there: whether a module keeps statistics shows only when it is initialised. Where it keeps none,
     the statistics have no leaves.
@@ -43,7 +47,8 @@ def from_linen(module: nn.Module) -> Model:
     def init(key, x):
         # The same parameters as module.init(key, x), with a second stream for what is random in its first call.
         rngs = {"params": key, "dropout": jax.random.fold_in(key, 1)}
-        return _wrap(module.init(rngs, x, **_mode(modes, False)))
+        with nn.intercept_methods(_convolve):
+            return _wrap(module.init(rngs, x, **_mode(modes, False)))
 
     def train(params, x, key):
         outputs, changed = _call(params, x, True, {"dropout": key})
@@ -61,13 +66,21 @@ def from_linen(module: nn.Module) -> Model:
         )
         kept = [name for name in variables if name != "params"]
         try:
-            return module.apply(variables, x, **_mode(modes, training), rngs=rngs, mutable=kept)
+            with nn.intercept_methods(_convolve):
+                return module.apply(variables, x, **_mode(modes, training), rngs=rngs, mutable=kept)
         except ScopeParamShapeError as error:
             shapes = ", ".join(str(list(leaf.shape)) for leaf in jax.tree.leaves(x))
             reason = str(error).split(" (http")[0].removesuffix(".")
             raise InputError(f"x of shape {shapes} does not fit the model's parameters: {reason}.") from None
 
     return Model(init, apply, train)
+
+
+def _convolve(call, arguments, options, context):
+    layer = context.module
+    if isinstance(layer, nn.Conv) and layer.conv_general_dilated is None and layer.conv_general_dilated_cls is None:
+        object.__setattr__(layer, "conv_general_dilated_cls", lambda: general)  # of this call's copy of the layer
+    return call(*arguments, **options)
 
 
 def _mode(modes, training):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from metalearn.core import InputError, Model, Statistic
+from metalearn.nets._conv import general
 
 if TYPE_CHECKING:
     from flax import nnx
@@ -20,7 +21,7 @@ def from_nnx(factory: Callable[["nnx.Rngs"], Any]) -> Model:
     such as running averages, is a `Statistic`, and random states are left out. `init(key, x)` ignores `x` and gives
     the parameters of `factory(nnx.Rngs(key))`. Evaluation is after `module.eval()`, training after `module.train()`
     with fresh random streams from the key. Modules whose `__call__` takes `rngs` are given them. `train` is None where
-    the module keeps no statistics.
+    the module keeps no statistics. Convolutions are done as `from_linen` does them.
 
     Raises `InputError` where a module is passed in place of a function that makes one.
     """
@@ -29,6 +30,9 @@ def from_nnx(factory: Callable[["nnx.Rngs"], Any]) -> Model:
     if isinstance(factory, nnx.Module):
         raise InputError("from_nnx takes a function of rngs that makes a module, but got the module itself.")
     template = nnx.eval_shape(lambda: factory(nnx.Rngs(0)))
+    for _, layer in nnx.iter_graph(template):
+        if isinstance(layer, nnx.Conv) and layer.conv_general_dilated is jax.lax.conv_general_dilated:
+            layer.conv_general_dilated = general
     left_out = (nnx.RngState, nnx.Intermediate)  # random streams begin anew at every call, what is sown is dropped
     graph, random, kept = nnx.split(template, left_out, ...)
     takes_rngs = "rngs" in inspect.signature(type(template).__call__).parameters

@@ -19,6 +19,7 @@ from benchmarks.contender import KEY, contender, first_moment, named
 from benchmarks.local_training import examples, order
 from benchmarks.measure import Contender, Options, check
 from benchmarks.rows import ROWS, maml, omniglot_sampling, population, rounds, sinusoid
+from benchmarks.table import table
 
 ROOT = Path(command.__file__).parents[1]
 TINY = maml.Size(tasks=2, queries=2, filters=4)
@@ -211,6 +212,10 @@ def test_json_and_table(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert printed.count("not installed") == len(sinusoid.PEERS)
     assert "a trial and not a measurement" in printed
+    told = report | {"machine": report["machine"] | {"xla_flags": "--xla_of_no_use"}}
+    assert "XLA_FLAGS is '--xla_of_no_use'" in table(told) and "XLA_FLAGS" not in table(
+        report | {"machine": report["machine"] | {"xla_flags": ""}}
+    )
     assert "times the floor" in printed
 
 

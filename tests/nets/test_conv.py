@@ -1,9 +1,12 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax import lax
 
+import metalearn as ml
 from metalearn.core import InputError
 from metalearn.nets import Conv, conv, max_pool
 
@@ -145,3 +148,46 @@ def test_max_pool_is_twice_differentiable():
     x = jnp.array([1.0, 4.0, 2.0, 3.0]).reshape(1, 2, 2, 1)
     hessian = jax.hessian(lambda x: (max_pool(x) ** 3).sum())(x).reshape(4, 4)
     np.testing.assert_allclose(hessian, jnp.diag(jnp.array([0.0, 24.0, 0.0, 0.0])))
+
+
+class Layers(nn.Module):
+    """Convolutions of every kind that Flax has."""
+
+    own: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        own = {"conv_general_dilated_cls": lambda: jax.lax.conv_general_dilated} if self.own else {}
+        x = nn.Conv(4, (3, 3), 2, padding=1, **own)(x)
+        x = nn.Conv(4, (2, 3), padding="VALID", **own)(x)
+        x = nn.Conv(4, (3, 3), (1, 2), **own)(x)  # two strides
+        x = nn.Conv(4, (3, 3), kernel_dilation=2, **own)(x)
+        x = nn.Conv(4, (3, 3), feature_group_count=2, **own)(x)
+        x = nn.Conv(4, (3, 3), padding="CIRCULAR", precision="highest", **own)(x)
+        return nn.Conv(2, (3,), **own)(x.reshape(x.shape[0], -1, 4))
+
+
+def test_flax_layers_are_done_by_conv_where_it_can(key):
+    x = jax.random.normal(jax.random.fold_in(key, 1), (3, 12, 12, 2))
+    model, xla = ml.from_linen(Layers()), ml.from_linen(Layers(own=True))
+    params = model.init(key, x)
+    chex.assert_trees_all_close(params, xla.init(key, x))
+    np.testing.assert_allclose(model.apply(params, x), xla.apply(params, x), rtol=1e-4, atol=1e-5)
+    found, left = (str(jax.make_jaxpr(m.apply)(params, x)).count("conv_general_dilated[") for m in (model, xla))
+    assert (found, left) == ((5, 7) if jax.default_backend() == "cpu" else (7, 7))
+    np.testing.assert_allclose(Layers().apply(params, x), xla.apply(params, x), rtol=1e-6)  # Flax's own is as it was
+
+
+def test_nnx_layers_too(key):
+    from flax import nnx
+
+    x = jax.random.normal(key, (3, 8, 8, 2))
+    model = ml.from_nnx(lambda rngs: nnx.Conv(2, 4, (3, 3), 2, rngs=rngs))
+    params = model.init(key, x)
+    expected = jax.lax.conv_general_dilated(
+        x, params["kernel"], (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_allclose(
+        model.apply(params, x), expected + params["bias"].reshape(1, 1, 1, -1), rtol=1e-4, atol=1e-5
+    )
+    assert "conv_general_dilated[" not in str(jax.make_jaxpr(model.apply)(params, x)) or jax.default_backend() != "cpu"
