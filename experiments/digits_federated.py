@@ -42,7 +42,19 @@ class Settings(Federation):
 
 
 _FEW = ("centralised", "fedavg", "fedprox", "fedadam", "scaffold", "ditto", "local-only")
-_PERSONAL = ("fedavg", "ditto", "apfl", "pfedme", "perfedavg", "fedper", "fedrep", "fedbn", "ifca", "local-only")
+_PERSONAL = (
+    "centralised",
+    "fedavg",
+    "ditto",
+    "apfl",
+    "pfedme",
+    "perfedavg",
+    "fedper",
+    "fedrep",
+    "fedbn",
+    "ifca",
+    "local-only",
+)
 PRESETS = {
     "few": ("seven algorithms, clients with few labels", Settings(methods=_FEW)),
     "all": ("every algorithm, the same clients", Settings()),

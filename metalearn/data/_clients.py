@@ -91,7 +91,8 @@ def cohort(
 
     Each client is padded to the largest of the population (or to `max_examples`, of which a larger client then has a
     random part in each round) with copies of a real example; `support.mask` is 0 there, and None where there is no such
-    row and nobody can be absent. `id` is the client's number.
+    row and nobody can be absent. `id` is the client's number. A cohort so takes the room of `size` times the largest:
+    of a population with a few very large clients give `max_examples`.
 
     Args:
       query: the same clients' test examples; all of them, padded alike, and seen through the population's view unless

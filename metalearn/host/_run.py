@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metalearn.core import Algorithm, InputError, Key, Metrics
-from metalearn.host import checkpoint, interrupts, logs, processes, provenance
+from metalearn.host import checkpoint, interrupts, lock, logs, processes, provenance
 from metalearn.host.progress import shown
 from metalearn.host.steps import programs
 
@@ -76,7 +76,7 @@ def run(
 
     Raises:
       InputError: an argument cannot be used, or the folder cannot be written to, holds a run of another config, key or
-        data, is further on than `num_steps`, or has only damaged checkpoints.
+        data, is another run's at this moment, is further on than `num_steps`, or has only damaged checkpoints.
       NonFiniteLoss: the loss or the state is no longer finite; it is not saved, and the checkpoints before it stay.
       KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM (code 143), with the chunk finished and saved.
 
@@ -93,63 +93,66 @@ def run(
     compiled = programs(algorithm, sample, evaluate, key, log_every)
     score = _scoring(best, compiled.evaluated)
 
-    step, state = 0, None
-    history: list[logs.Record] = []
-    if folder is not None:
-        step, state, history = _earlier(folder, compiled.like, sample, config, key, free)
-        if step > num_steps:
-            raise InputError(f"num_steps: is {num_steps}, and {folder} is at step {step} already; choose another.")
-        if step == num_steps:
-            return state, history
-        if step:
-            if processes.leads():
-                provenance.again(folder, config, key, step)
-            if progress:
-                _say(f"resuming from step {step} ({folder})")
-    state = compiled.init(key) if state is None else state
-    finite = _finite(processes.on_host(state)) if folder is not None else []
-    periods = [period for period in (log_every, every, checkpoint_every) if period]
-    began = time.perf_counter() - max((line["time"] for line in history if "time" in line), default=0.0)
+    with contextlib.ExitStack() as held:
+        step, state = 0, None
+        history: list[logs.Record] = []
+        if folder is not None:
+            step, state, history = _earlier(held, folder, compiled.like, sample, config, key, free)
+            if step > num_steps:
+                raise InputError(f"num_steps: is {num_steps}, and {folder} is at step {step} already; choose another.")
+            if step == num_steps:
+                return state, history
+            if step:
+                if processes.leads():
+                    provenance.again(folder, config, key, step)
+                if progress:
+                    _say(f"resuming from step {step} ({folder})")
+        state = compiled.init(key) if state is None else state
+        finite = _finite(processes.on_host(state)) if folder is not None else []
+        periods = [period for period in (log_every, every, checkpoint_every) if period]
+        began = time.perf_counter() - max((line["time"] for line in history if "time" in line), default=0.0)
 
-    with (
-        _kept(folder, step, keep, tensorboard) as kept,
-        shown(num_steps, step, progress) as show,
-        interrupts.deferred(folder is not None) as interrupted,
-    ):
-        newest: dict[str, Any] = {}
-        signal = None
-        while step < num_steps and not signal:
-            count = min(num_steps, *((step // period + 1) * period for period in periods)) - step
-            start = time.perf_counter()
-            state, metrics = compiled.advance(state, key, step, count)
-            now = time.perf_counter()
-            if bad := _bad_loss(metrics, step):
-                raise kept.spoiled(bad)
-            step += count
-            means = {name: _mean(values) for name, values in metrics.items()}
-            speed = {"time": round(now - began, 3), "steps_per_second": round(count / (now - start), 3)}
-            records = [logs.record(step, "train", means) | speed]
-            result: Mapping[str, Any] = {}
-            if evaluate is not None and (step == num_steps or (every is not None and step % every == 0)):
-                result = compiled.evaluate(state, key)
-                records.append(logs.record(step, "validation", result))
-            for line in records:
-                newest |= line
-                history.append(line)
-                kept.write(line)
-            show(step, newest)
-            signal = processes.agreed(interrupted())
-            if folder is not None and (step % checkpoint_every == 0 or step == num_steps or signal):
-                copied = processes.on_host(state)
-                if bad := _bad_state(copied, finite, step):
+        with (
+            _kept(folder, step, keep, tensorboard) as kept,
+            shown(num_steps, step, progress) as show,
+            interrupts.deferred(folder is not None) as interrupted,
+        ):
+            newest: dict[str, Any] = {}
+            signal = None
+            while step < num_steps and not signal:
+                count = min(num_steps, *((step // period + 1) * period for period in periods)) - step
+                start = time.perf_counter()
+                state, metrics = compiled.advance(state, key, step, count)
+                now = time.perf_counter()
+                if bad := _bad_loss(metrics, step):
                     raise kept.spoiled(bad)
-                kept.save(step, copied, score(result))
-        kept.wait()
-        signal = processes.agreed(interrupted())
-    if signal:
-        _say(f"interrupted and saved at step {step} of {num_steps}; the same command goes on from there ({folder}).")
-        interrupts.leave(signal)
-    return state, history
+                step += count
+                means = {name: _mean(values) for name, values in metrics.items()}
+                speed = {"time": round(now - began, 3), "steps_per_second": round(count / (now - start), 3)}
+                records = [logs.record(step, "train", means) | speed]
+                result: Mapping[str, Any] = {}
+                if evaluate is not None and (step == num_steps or (every is not None and step % every == 0)):
+                    result = compiled.evaluate(state, key)
+                    records.append(logs.record(step, "validation", result))
+                for line in records:
+                    newest |= line
+                    history.append(line)
+                    kept.write(line)
+                show(step, newest)
+                signal = processes.agreed(interrupted())
+                if folder is not None and (step % checkpoint_every == 0 or step == num_steps or signal):
+                    copied = processes.on_host(state)
+                    if bad := _bad_state(copied, finite, step):
+                        raise kept.spoiled(bad)
+                    kept.save(step, copied, score(result))
+            kept.wait()
+            signal = processes.agreed(interrupted())
+        if signal:
+            _say(
+                f"interrupted and saved at step {step} of {num_steps}; the same command goes on from there ({folder})."
+            )
+            interrupts.leave(signal)
+        return state, history
 
 
 class _Kept(NamedTuple):
@@ -191,12 +194,20 @@ def _kept(folder: str | Path | None, step: int, keep: int, tensorboard: bool) ->
 
 
 def _earlier(
-    folder: str | Path, like: Callable[[], Any], sample: Any, config: Any, key: Key, free: Sequence[str]
+    held: contextlib.ExitStack,
+    folder: str | Path,
+    like: Callable[[], Any],
+    sample: Any,
+    config: Any,
+    key: Key,
+    free: Sequence[str],
 ) -> tuple[int, Any, list[logs.Record]]:
-    """What the folder holds of this run: step, state and history. Lines after that step are removed."""
+    """What the folder holds of this run: step, state and history. Lines after that step are removed. The folder is this
+    process's own until `held` is closed."""
 
     def read():
         provenance.make_folder(folder)
+        held.enter_context(lock.alone(folder))
         log = Path(folder) / "log.jsonl"
         if not checkpoint.steps(folder):
             provenance.begin(folder, config, key, sample)

@@ -18,7 +18,7 @@ import optax
 import pytest
 
 from metalearn.core import Algorithm, InputError, Statistic
-from metalearn.host import checkpoint, logs
+from metalearn.host import checkpoint, lock, logs
 from metalearn.host._run import NonFiniteLoss, run
 from metalearn.host.steps import EVALUATE, INIT
 
@@ -534,3 +534,16 @@ def test_which_loss_is_not_finite():
 
     with pytest.raises(NonFiniteLoss, match=r"loss is nan at step 1 \(a/loss 0.5, b/loss inf\)"):
         run(Algorithm(init, broken), sample, 10, key=jax.random.key(0), progress=False)
+
+
+def test_two_runs_do_not_write_into_one_folder(tmp_path):
+    def train(steps):
+        return run(Algorithm(init, step), sample, steps, key=jax.random.key(0), folder=tmp_path, progress=False)
+
+    with lock.alone(tmp_path), pytest.raises(InputError, match="another run is at work"):
+        train(5)
+    assert not (tmp_path / "log.jsonl").exists()
+    train(5)
+    with pytest.raises(InputError, match="at step 5 already"):
+        train(4)
+    train(10)  # what ended, well or not, holds nothing
