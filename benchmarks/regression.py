@@ -9,7 +9,8 @@ ALLOWED = 0.3  # the fraction by which a ratio may fall
 
 
 def earlier(place: Path, quick: bool) -> dict[str, Any]:
-    """The report in a file; of a folder every row's newest, for a long benchmark may be run in parts.
+    """The report in a file; of a folder every row's newest, with the processor that it was measured on, for a long
+    benchmark may be run in parts.
 
     Raises `ValueError` where there is none, or where one of the two is a trial and the other is not.
     """
@@ -25,7 +26,9 @@ def earlier(place: Path, quick: bool) -> dict[str, Any]:
     if any(report["quick"] != quick for report in reports):
         raise ValueError("a run with --quick can be compared only with another run with --quick")
     reports.sort(key=lambda one: one["date"])
-    return reports[-1] | {"rows": {name: row for report in reports for name, row in report["rows"].items()}}
+    cpu = [report.get("machine", {}).get("cpu", "") for report in reports]
+    rows = {name: row | {"cpu": on} for report, on in zip(reports, cpu) for name, row in report["rows"].items()}
+    return reports[-1] | {"rows": rows}
 
 
 def falls(report: dict[str, Any], before: dict[str, Any], allowed: float = ALLOWED) -> list[str]:

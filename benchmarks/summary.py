@@ -14,18 +14,34 @@ NAMES = {
     "torch.func, vmap over tasks": "torch.func.vmap", "torch.func, vmap over clients": "torch.func.vmap",
 }  # fmt: skip
 
+LETTERS = "ᵃᵇᶜᵈᵉ"
+
 
 def markdown(report: dict[str, Any]) -> str:
-    """A line for each row that has peers: our time, how far it is from the floor, and every peer's time over ours."""
-    lines = ["| row | ours, ms | times the floor | peers: their time over ours, in their best variant |",
-             "|---|---|---|---|"]  # fmt: skip
-    for name, row in report["rows"].items():
+    """A line for each row that has peers: our time, that on one device where a device a core was faster, how far it is
+    from the floor, and every peer's time over ours; letters say on which processor."""
+    lines = ["| row | ours, ms | on one device | times the floor | peers: their time over ours, at their best |",
+             "|---|---|---|---|---|"]  # fmt: skip
+    shown = {name: row for name, row in report["rows"].items() if _peers(row) and row["entries"][0]["status"] == "ok"}
+    cpus = list(dict.fromkeys(row.get("cpu", "") for row in shown.values()))
+    for name, row in shown.items():
         ours, *others = row["entries"]
-        peers = [_peer(entry) for entry in others if "variant" in entry or "tried" in entry]
-        if peers and ours["status"] == "ok":
-            floor = f"{ours['times_floor']:.1f}" if "times_floor" in ours else ""
-            lines.append(f"| `{name}` | {_digits(1e3 * ours['seconds']['median'])} | {floor} | {', '.join(peers)} |")
-    return "\n".join(lines)
+        floor = f"{ours['times_floor']:.1f}" if "times_floor" in ours else ""
+        alone = next((one for one in others if one["who"].endswith("one device")), None)
+        alone = _ms(alone) if alone is not None and ours["who"].endswith("a device a core") else ""
+        mark = f" {LETTERS[cpus.index(row['cpu'])]}" if len(cpus) > 1 else ""
+        peers = ", ".join(_peer(entry) for entry in _peers(row))
+        lines.append(f"| `{name}`{mark} | {_ms(ours)} | {alone} | {floor} | {peers} |")
+    legend = [f"{LETTERS[i]}: {cpu}." for i, cpu in enumerate(cpus)] if len(cpus) > 1 else []
+    return "\n".join([*lines, *(["", " ".join(legend)] if legend else [])])
+
+
+def _peers(row):
+    return [entry for entry in row["entries"][1:] if "variant" in entry or "tried" in entry]
+
+
+def _ms(entry):
+    return _digits(1e3 * entry["seconds"]["median"])
 
 
 def _peer(entry):

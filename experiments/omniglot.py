@@ -4,11 +4,11 @@
 
 A preset holds a paper's published settings. Accuracies (%) published, and run time on two CPU cores:
 
-    maml-5way-1shot      98.7 ± .4   transductive     60,000 steps   70 min
-    reptile-5way-1shot   95.39       one query at a time  100,000 steps   80 min
-    protonet-1shot       98.8 (5-way), 96.0 (20-way)  5,000 of 10,000+ episodes  60 min
+    maml-5way-1shot      98.7 ± .4   transductive     60,000 steps   3 hours
+    reptile-5way-1shot   95.39       one query at a time  100,000 steps   2 hours
+    protonet-1shot       98.8 (5-way), 96.0 (20-way)  10,000 episodes   2 hours for 4,000
     protonet-5shot       99.7 (5-way), 98.9 (20-way)
-    compare-*            MAML, FOMAML, ANIL, Meta-SGD, fine-tuning: one equal budget of 10,000 steps
+    compare-*            MAML, FOMAML, ANIL, Meta-SGD, fine-tuning, scratch: one equal budget of 10,000 steps
 
 `--method some.module:function` takes a learner of your own: `function(model, criterion) -> Learner`.
 The run folder receives configuration, versions, logs, checkpoints, test results and figures; the same command resumes.

@@ -4,8 +4,8 @@
 
 Expected: mean squared error after one adaptation step, 600 unseen waves, 70,000 meta-training steps:
 
-    demo      MAML trained on 10 points, with both baselines: about .35 from 10 points      under 2 minutes
-    paper-5   every method trained on 5 points: MAML .60 from 5 points
+    demo      MAML trained on 10 points, with both baselines: about .33 from 10 points      under 2 minutes
+    paper-5   every method trained on 5 points: MAML .56 from 5 points
     paper-10  every method trained on 10 points: MAML .33 from 10 points
 
 Weights begin as LeCun normal draws; the MAML paper's code draws them with deviation .01 instead.

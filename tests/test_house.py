@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import metalearn as ml
 
 ROOT = Path(__file__).parents[1]
@@ -53,14 +55,32 @@ def test_files_are_small_and_only_one_imports_orbax():
         assert path.name == "checkpoint.py" or not re.search(r"^\s*(import|from) orbax", text, re.M), path
 
 
+def examples():
+    """The README's, in order, without the one that needs a trained model."""
+    found = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    return [one for one in found if "omniglot.load" not in one]
+
+
 def test_the_example_of_the_readme_runs():
-    example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)
+    example, *_ = examples()
     assert len(example.strip().splitlines()) <= 10
     assert "70_000" in example
     names = {}
     exec(example.replace("70_000", "120, progress=False, log_every=40"), names)
     losses = ml.column(names["history"], "train/loss")[1]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.slow
+def test_all_examples_of_the_readme_run():
+    names, (first, pieces, clients, tasks) = {}, examples()
+    exec(first.replace("num_steps=70_000", "num_steps=3, progress=False"), names)
+    exec(pieces, names)
+    exec(clients.replace("num_steps=40", "num_steps=40, progress=False"), names)
+    assert names["accuracies"].shape == (16,) and names["accuracies"].mean() > 0.5
+    exec(tasks.replace("num_steps=500", "num_steps=200, progress=False, log_every=50"), names)
+    losses = ml.column(names["history"], "train/digit/loss")[1]
+    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_the_public_page_is_complete_and_documented():

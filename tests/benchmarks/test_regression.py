@@ -68,5 +68,13 @@ def test_the_readmes_table_has_every_row_with_peers():
     rows = {"first": {"entries": [ours, {"who": "ours, otherwise", "status": "ok"}, peer, gone]},
             "alone": {"entries": [ours]}}  # fmt: skip
     assert markdown({"rows": rows}).splitlines()[2:] == [
-        "| `first` | 12.3 | 2.0 | torch.func.vmap (channels last) 3.2×, higher: other numbers |"
+        "| `first` | 12.3 |  | 2.0 | torch.func.vmap (channels last) 3.2×, higher: other numbers |"
+    ]
+    ways = [ours | {"who": "ours, a device a core"}, ours | {"who": "ours, one device", "seconds": {"median": 0.02}}]
+    rows = {"first": {"cpu": "one", "entries": [*ways, peer]}, "second": {"cpu": "two", "entries": [ways[1], peer]}}
+    assert markdown({"rows": rows}).splitlines()[2:] == [
+        "| `first` ᵃ | 12.3 | 20.0 | 2.0 | torch.func.vmap (channels last) 3.2× |",
+        "| `second` ᵇ | 20.0 |  | 2.0 | torch.func.vmap (channels last) 3.2× |",
+        "",
+        "ᵃ: one. ᵇ: two.",
     ]
