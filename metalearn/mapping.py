@@ -18,6 +18,11 @@ from metalearn.tree import num_rows
 Mapping = Callable[[Callable[[Any, Any], tuple[Any, Any]], Any, Any], tuple[Any, Any]]
 
 
+def _traced_once(fn):
+    """The same function, whose trace is remembered: that of second derivatives takes as long as a step."""
+    return jax.jit(fn, inline=True)
+
+
 def _total(stacked: Any) -> Any:
     return jax.tree.map(lambda a: a.sum(0), stacked)
 
@@ -41,6 +46,7 @@ def scanned(chunk: int = 1) -> Mapping:
         raise InputError(f"chunk must be at least 1, got {chunk}")
 
     def mapping(fn, shared, xs):
+        fn = _traced_once(fn)
         count = num_rows(xs)
         full, rest = divmod(count, min(chunk, count))
         size = min(chunk, count)
@@ -135,6 +141,7 @@ def auto(fn, shared, xs):
     """
     if jax.default_backend() != "cpu":
         return vmapped()(fn, shared, xs)
+    fn = _traced_once(fn)
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
     if contains_convolution(jax.make_jaxpr(fn)(shared, one).jaxpr):
         return vmapped()(fn, shared, xs)

@@ -1,6 +1,7 @@
 """One process at a time in a run's folder."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,11 +20,15 @@ def alone(folder: str | Path) -> Iterator[None]:
     except ImportError:
         yield
         return
-    with (Path(folder) / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"folder: another run is at work in {folder}; wait for it or choose another.") from None
-        except OSError:
-            pass
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        raise InputError(f"folder: another run is at work in {folder}; wait for it or choose another.") from None
+    except OSError:
+        pass
+    try:
         yield
+    finally:
+        os.close(held)

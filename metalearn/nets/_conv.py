@@ -17,6 +17,7 @@ from metalearn.nets._product import product
 
 _MANY = 4_000_000  # numbers in the patches of all images, 16 MB
 _ROWS = 1_600  # patches of one matrix product
+_LONG = 100_000  # places of windows in all images, from which on those of one channel are done another way
 
 Padding = str | int | Sequence[tuple[int, int]]
 
@@ -50,6 +51,9 @@ def conv(x: jax.Array, kernel: jax.Array, strides: int = 1, padding: Padding = "
         rows = product(patches.reshape(-1, patches.shape[-1]), kernel.reshape(-1, kernel.shape[-1]))
         return rows.reshape(*patches.shape[:-1], kernel.shape[-1])
 
+    places = math.prod(_places(x.shape, strides))
+    if x.shape[-1] == 1 and places >= _LONG and places * math.prod(kernel.shape[:2]) < 4 * _MANY:
+        return _gray(x, kernel, strides, sides)
     size = _at_once(x.shape, kernel.shape, strides)
     if size >= x.shape[0]:
         return some(x)
@@ -130,9 +134,24 @@ def _pads(sizes, windows, strides, padding) -> list[tuple[int, int]]:
     return lax.padtype_to_pads(sizes, windows, (strides, strides), padding)
 
 
+def _gray(x, kernel, strides, sides):
+    """The same of many images of one channel: where a patch is a column, what is written at a time is a row of an image
+    and not a number."""
+    windows = [shifted[..., 0] for shifted in _shifts(x, kernel.shape[:2], strides, sides)]
+    columns, flat = jnp.stack(windows).reshape(len(windows), -1), kernel.reshape(len(windows), -1)
+    rows = lax.dot_general(columns, flat, (((0,), (0,)), ((), ())))
+    return rows.reshape(*windows[0].shape, -1)
+
+
+def _places(images, strides):
+    """How many images, and at how many places at most a window is put in each."""
+    return images[0], math.ceil(images[1] / strides), math.ceil(images[2] / strides)
+
+
 def _at_once(images, kernel, strides):
     """How many images' patches are made at a time: all while they are few, else as many as a cache holds."""
-    count, places = images[0], math.ceil(images[1] / strides) * math.ceil(images[2] / strides)
+    count, height, width = _places(images, strides)
+    places = height * width
     if count * places * math.prod(kernel[:3]) < _MANY:
         return count
     size = max(1, _ROWS // places)
@@ -141,6 +160,11 @@ def _at_once(images, kernel, strides):
 
 def _patches(x, windows, strides, sides):
     """Every window as a row: `[n, H, W, C]` to `[n, H', W', k * l * C]`, in the order of a kernel `[k, l, C, F]`."""
+    return jnp.concatenate(_shifts(x, windows, strides, sides), axis=-1)
+
+
+def _shifts(x, windows, strides, sides):
+    """The images under each place of a window, `[n, H', W', C]`."""
     x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((low, high, 0) for low, high in sides), (0, 0, 0)))
     height, width = ((size - window) // strides + 1 for size, window in zip(x.shape[1:3], windows, strict=True))
     if height < 1 or width < 1:
@@ -150,4 +174,4 @@ def _patches(x, windows, strides, sides):
         stop = (x.shape[0], i + (height - 1) * strides + 1, j + (width - 1) * strides + 1, x.shape[3])
         return lax.slice(x, (0, i, j, 0), stop, (1, strides, strides, 1))
 
-    return jnp.concatenate([shifted(i, j) for i in range(windows[0]) for j in range(windows[1])], axis=-1)
+    return [shifted(i, j) for i in range(windows[0]) for j in range(windows[1])]
