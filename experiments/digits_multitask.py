@@ -28,7 +28,7 @@ class Settings(MultiTask):
     """One comparison on digits."""
 
     methods: tuple[str, ...] = _ALL
-    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
     epochs: int = 30
     hidden: tuple[int, ...] = (64, 32)
     """Widths of the shared layers."""

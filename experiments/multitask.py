@@ -360,7 +360,7 @@ def table_of(s: Any, problem: Problem, found: list[Tested]) -> Table:
             theirs, ours = (ml.metrics.multi_task_gain(v, equal.mean(0), better) for v in (equal, one.values))
             cells.append("reference" if one.name == "equal" else _shown(ml.paired(ours, theirs), "percent", "+"))
         cosine = "" if np.isnan(one.cosine) else f"{one.cosine:.2f}".replace("-", "−")
-        lines.append([*cells, f"{rank:.1f}", cosine, " / ".join(c.label for c in one.chosen)])
+        lines.append([*cells, f"{rank:.1f}", cosine, " / ".join(dict.fromkeys(c.label for c in one.chosen))])
     tuned = "tuned " if len(s.rates) > 1 else ""
     among = ", ".join(f"{rate:g}" for rate in s.rates)
     probes = "" if s.probe is None else f" after {s.probe} epochs of one seed"
@@ -399,9 +399,11 @@ def write(s: Any, problem: Problem, found: list[Tested], table: Table) -> None:
     }  # fmt: skip
     for name, text in texts.items():
         (folder / name).write_text(text)
-    grid = Grid(*table.titles, box=None, padding=(0, 2, 0, 0))
+    # the files have all columns, and the intervals of every task
+    shown = [i for i, title in enumerate(table.titles) if title not in ("lost (%)", "rank")]
+    grid = Grid(*(table.titles[i] for i in shown), box=None, padding=(0, 2, 0, 0))
     for line in table.cells:
-        grid.add_row(*line)
+        grid.add_row(*(line[i].split(" ±")[0] if 0 < i <= len(problem.tasks) else line[i] for i in shown))
     Console(width=110, highlight=False).print(grid)
     print(f"written: {folder / 'table.md'}")
 

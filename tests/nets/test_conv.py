@@ -191,3 +191,19 @@ def test_nnx_layers_too(key):
         model.apply(params, x), expected + params["bias"].reshape(1, 1, 1, -1), rtol=1e-4, atol=1e-5
     )
     assert "conv_general_dilated[" not in str(jax.make_jaxpr(model.apply)(params, x)) or jax.default_backend() != "cpu"
+
+
+@pytest.mark.parametrize(("strides", "padding"), [(1, "VALID"), pytest.param(2, "SAME", marks=pytest.mark.slow)])
+def test_many_images_of_one_channel(strides, padding):
+    """Done by columns, for each task's kernel too."""
+    x, kernels = random(0, 520, 28, 28, 1), random(1, 2, 3, 5, 1, 4)
+
+    def values(convolve):
+        def loss(x, kernel):
+            return (convolve(x, kernel) ** 2).mean()
+
+        return jax.vmap(jax.value_and_grad(loss, (0, 1)), (None, 0))(x, kernels)
+
+    expected = values(lambda x, kernel: reference(x, kernel, strides, padding))
+    found = values(lambda x, kernel: conv(x, kernel, strides, padding, impl="patches"))
+    chex.assert_trees_all_close(found, expected, rtol=1e-3, atol=1e-6)
