@@ -62,18 +62,14 @@ def problem(s: Settings):
 
     if not 0 < s.test < 1 - s.validation:
         raise InputError(f"test must leave something to learn from, but is {s.test} beside {s.validation}.")
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise InputError("digits needs scikit-learn, which is missing: `pip install scikit-learn`.") from error
-    data = load_digits()
-    order = np.random.default_rng(s.data_seed).permutation(len(data.target))
+    images, labels = ml.data.digits_in_order()
+    order = np.random.default_rng(s.data_seed).permutation(len(labels))
     cuts = np.cumsum([round(share * len(order)) for share in (s.test, s.validation)])
 
     def batch(rows):
-        digit = jnp.asarray(data.target[rows], jnp.int32)
+        digit = jnp.asarray(labels[rows])
         y = {"digit": digit, "parity": digit % 2, "magnitude": digit[:, None] / 9}
-        return Batch(jnp.asarray(data.images[rows] / 16, jnp.float32), y)
+        return Batch(jnp.asarray(images[rows]), y)
 
     test, validation, train = (batch(rows) for rows in np.split(order, cuts))
     sizes = {"digit": 10, "parity": 2, "magnitude": 1}

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from metalearn.core import Aggregator, Aux, Batch, Criterion, Fitted, InputError, Key, Learner, LossFn, Model, Penalty
@@ -236,12 +237,16 @@ def check_differentiable(optimizer: optax.GradientTransformation) -> None:
     One zero gradient (a dead ReLU has many) would make every meta-gradient NaN. Optimizers built from traced
     hyperparameters, or for one parameter structure only, cannot be probed and pass.
     """
+
+    @jax.jit  # one program: a start from the cache would read ten, of an operation each
+    def moved(params, grads):
+        return jax.grad(lambda g: optimizer.update(g, optimizer.init(params), params)[0].sum())(grads)
+
     try:
         with jax.ensure_compile_time_eval():
             # one zero among others, for where all are zero clipping by the global norm has no derivative either
-            params, grads = jnp.zeros(2), jnp.arange(2.0)
-            moved = jax.grad(lambda g: optimizer.update(g, optimizer.init(params), params)[0].sum())(grads)
-            finite = bool(jnp.isfinite(moved).all())
+            found = np.asarray(moved(np.zeros(2, np.float32), np.arange(2, dtype=np.float32)))
+            finite = bool(np.isfinite(found).all())
     except Exception:  # whatever a foreign transformation objects to, it is no verdict on its derivative
         return
     if not finite:

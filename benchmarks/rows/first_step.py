@@ -1,21 +1,22 @@
 """The first step of a preset, from the start of a fresh process to the step's end, with and without a compiled cache.
 
-Cold: the cache is empty; cached: it is that of an earlier process. Omniglot's images are made up, so that neither its
-preparation nor its reading is measured.
+Cold: the cache is empty; cached: it is that of an earlier process. The command is the preset's own, up to its first
+step: of its first method at its first rate, with all its seeds. Data are made up, so that neither their preparation nor
+their reading is measured. Left out are the presets of McMahan's CNN, whose first round is 300 steps for each of ten
+clients and three seeds (`fedavg_cnn` times those), and toys, which have no `run`.
 
     python -m benchmarks.rows.first_step EXPERIMENT PRESET        is what the processes run
 """
 
-import importlib
 import os
+import runpy
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.comparison import compare
-from benchmarks.measure import Options
-from benchmarks.rows.cold_start import process
+if TYPE_CHECKING:  # the processes begin as an experiment does, without JAX
+    from benchmarks.measure import Options
 
 PRESETS = (
     ("sinusoid", "demo"),
@@ -23,11 +24,20 @@ PRESETS = (
     ("omniglot", "maml-20way-1shot"),
     ("omniglot", "protonet-1shot"),
     ("omniglot", "compare-finetune"),
+    *(("digits_federated", preset) for preset in ("few", "shift")),
+    *(("mnist_federated", preset) for preset in ("2nn-iid", "2nn-shards", "2nn-iid-full", "dirichlet", "shift")),
+    *(("shakespeare_federated", preset) for preset in ("roles", "paper")),
+    ("digits_multitask", "few"),
+    *(("multi_mnist", preset) for preset in ("published", "lin")),
+    ("omniglot_alphabets", "twenty"),
 )
 
 
-def run(row: str, options: Options) -> dict[str, Any]:
+def run(row: str, options: "Options") -> dict[str, Any]:
     """Two lines for each preset; three rounds at most."""
+    from benchmarks.comparison import compare
+    from benchmarks.rows.cold_start import process
+
     with TemporaryDirectory() as folder:
         lines = []
         for experiment, preset in PRESETS[:1] if options.quick else PRESETS:
@@ -41,29 +51,76 @@ def run(row: str, options: Options) -> dict[str, Any]:
 
 
 def first_step(experiment: str, preset: str) -> None:
-    """One step as the preset's command would take it, without a folder."""
-    import jax
+    """Runs the experiment's command until its first step is done."""
+    from experiments import command_line
+
+    launch = command_line.launch
+
+    def launched(presets, work, *arguments, **options):
+        launch(presets, lambda settings: _until_first(work, settings), *arguments, **options)
+
+    command_line.launch = launched
+    sys.argv = [experiment, preset]
+    runpy.run_module(f"experiments.{experiment}", run_name="__main__")
+
+
+def _until_first(work, settings):
+    import metalearn as ml
+
+    run = ml.run
+
+    def one(algorithm, sample, num_steps, *, key, **options):
+        run(algorithm, sample, 1, key=key, progress=False)
+        raise SystemExit
+
+    ml.run = one
+    ml.data.omniglot, ml.data.mnist, ml.data.multi_mnist, ml.data.shakespeare = _DATA
+    work(settings)
+
+
+def _omniglot(split="paper", *, seed=0):
     import numpy as np
 
     import metalearn as ml
-    from experiments import few_shot
 
-    module = importlib.import_module(f"experiments.{experiment}")
-    settings = module.PRESETS[preset][1]
-
-    def made_up(split, seed):
-        parts = [ml.data.ClassImages(np.ones((count, 20, 28, 28), np.uint8)) for count in (1100, 100, 423)]
-        return ml.data.images.Splits(*parts)
-
-    ml.data.omniglot = made_up
-    problem = module.problem(settings)
-    joint = settings.method == "finetune"
-    sample = (
-        problem.joint()
-        if joint
-        else ml.data.batched(problem.train(settings.ways, settings.shots, settings.queries), settings.tasks)
+    counts = (1100, 100, 423)
+    alphabets = np.split(np.arange(sum(counts)) % 50, np.cumsum(counts)[:-1])
+    return ml.data.images.Splits(
+        *(ml.data.ClassImages(np.ones((len(part), 20, 28, 28), np.uint8), group=part) for part in alphabets)
     )
-    ml.run(few_shot.algorithm_of(settings, problem), sample, 1, key=jax.random.key(0), progress=False)
+
+
+def _mnist():
+    import numpy as np
+
+    return tuple(
+        (np.ones((count, 28, 28, 1), np.uint8), np.arange(count, dtype=np.int32) % 10) for count in (60_000, 10_000)
+    )
+
+
+def _multi_mnist(construction, *, seed=0):
+    import numpy as np
+
+    from metalearn.data import TwoDigits
+
+    size, times = (28, 1) if construction == "sener" else (36, 2)
+    return tuple(
+        TwoDigits(np.ones((times * len(y), size, size, 1), np.uint8), *(np.tile(y, times),) * 2) for _, y in _mnist()
+    )
+
+
+def _shakespeare(*, length, min_characters):
+    import numpy as np
+
+    from metalearn.data import Text
+
+    pieces = np.geomspace(min_characters / length, 16 * min_characters / length, 99).astype(int)
+    x = np.arange(pieces.sum() * length, dtype=np.int32).reshape(-1, length) % 65
+    names = tuple(map(str, range(99)))
+    return Text(x, (x + 1) % 65, np.repeat(np.arange(99, dtype=np.int32), pieces), names, "".join(map(chr, range(65))))
+
+
+_DATA = (_omniglot, _mnist, _multi_mnist, _shakespeare)
 
 
 def _environment(cache):
@@ -72,6 +129,8 @@ def _environment(cache):
 
 
 def _cold(command):
+    from benchmarks.rows.cold_start import process
+
     with TemporaryDirectory() as folder:
         return process("", command, _environment(Path(folder))).first_s
 

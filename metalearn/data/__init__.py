@@ -12,7 +12,7 @@ from metalearn.data import partitions, views
 from metalearn.data._batched import batched
 from metalearn.data._check_batch import check_batch
 from metalearn.data._clients import Clients, clients, cohort, everyone, padding
-from metalearn.data._digits import digits
+from metalearn.data._digits import digits, digits_in_order
 from metalearn.data._examples import examples
 from metalearn.data._few_shot import few_shot
 from metalearn.data._lines_and_sines import lines_and_sines
@@ -34,6 +34,7 @@ __all__ = [
     "clients",
     "cohort",
     "digits",
+    "digits_in_order",
     "everyone",
     "examples",
     "few_shot",

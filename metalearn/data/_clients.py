@@ -185,14 +185,14 @@ def padding(
     >>> [round(padding(population, chunk=chunk), 2) for chunk in (None, 2, 1)]
     [0.4, 0.14, 0.0]
     """
-    from scipy.stats import hypergeom  # here, for it is slow to import
-
     sizes = np.asarray(population.sizes)
     count = len(sizes)
     most = int(sizes.max()) if max_examples is None else positive("max_examples", max_examples)
     shown = np.minimum(sizes, most)
     if chunk is None:
         return float(1 - shown.mean() / most)
+    from scipy.stats import hypergeom  # here, for it is slow to import
+
     size = count if size is None else positive("size", size)
     if size > count:
         raise InputError(f"a cohort of {size} is more than the {count} clients there are.")
