@@ -17,9 +17,9 @@ from experiments.settings import MultiTask
 
 _FEW = ("single", "equal", "uncertainty", "mgda", "pcgrad", "nash")
 _ALL = (
-    *("single", "equal", "uncertainty", "imtl_l", "dwa", "random", "geometric", "priority", "tchebycheff", "famo"),
-    *("gradnorm", "mgda", "mgda-ub", "pcgrad", "gradvac", "graddrop", "cagrad", "nash", "imtl_g", "aligned"),
-    *("upgrad", "dualproj", "config", "fairgrad", "excess", "moco"),
+    *("single", "equal", "fixed", "uncertainty", "imtl_l", "dwa", "random", "geometric", "priority", "tchebycheff"),
+    *("famo", "auto-lambda", "gradnorm", "mgda", "mgda-ub", "pcgrad", "gradvac", "graddrop", "cagrad", "nash"),
+    *("imtl_g", "aligned", "upgrad", "dualproj", "config", "fairgrad", "excess", "moco", "sdmgrad"),
 )
 
 

@@ -21,8 +21,9 @@ from experiments.settings import MultiTask
 _FIVE = ("single", "equal", "uncertainty", "gradnorm", "mgda-ub")
 _ALL = (
     *_FIVE,
-    *("imtl_l", "dwa", "random", "geometric", "priority", "tchebycheff", "famo", "mgda", "pcgrad", "gradvac"),
-    *("graddrop", "cagrad", "nash", "imtl_g", "aligned", "upgrad", "dualproj", "config", "fairgrad", "excess", "moco"),
+    *("fixed", "imtl_l", "dwa", "random", "geometric", "priority", "tchebycheff", "famo", "auto-lambda", "mgda"),
+    *("pcgrad", "gradvac", "graddrop", "cagrad", "nash", "imtl_g", "aligned", "upgrad", "dualproj", "config"),
+    *("fairgrad", "excess", "moco", "sdmgrad"),
 )
 
 

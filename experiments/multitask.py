@@ -44,14 +44,15 @@ class Problem(NamedTuple):
 
 
 class Method(NamedTuple):
-    """`make(settings, pieces, optimizer, count, epoch, **options) -> Algorithm`: `pieces` are `(init, trunk, heads)` of
-    `over_losses`, `count` is the number of tasks, `epoch` that of steps in an epoch. `grid`: the options that are tried
-    at every rate, as published."""
+    """`make(settings, pieces, optimizer, count, epoch, **options) -> Algorithm`: settings have one rate, `pieces` are
+    `(init, trunk, heads)` of `over_losses`, `count` is the number of tasks, `epoch` that of steps in an epoch. `grid`:
+    the options that are tried at every rate, as published. `batches`: how many independent ones a step is given."""
 
     title: str
     cite: str | None
     make: Callable[..., ml.Algorithm]
     grid: Sequence[Mapping[str, float]] = ({},)
+    batches: int = 1
 
 
 def _by(aggregator: Callable, looks: bool = True, at: str | None = None) -> Callable[..., ml.Algorithm]:
@@ -69,6 +70,17 @@ def _step(method: Callable) -> Callable[..., ml.Algorithm]:
     return lambda s, pieces, optimizer, count, epoch, **options: method(*pieces, optimizer, **options)
 
 
+def _emphasis(k: int, first: float) -> np.ndarray:
+    """Weights with mean 1, of which the first task has the share `first`, and the others share the rest."""
+    return k * np.array([first, *[(1 - first) / (k - 1)] * (k - 1)])
+
+
+def _auto_lambda(s: Any, pieces: Any, optimizer: Any, count: int, epoch: int, weights_rate: float) -> ml.Algorithm:
+    """All tasks are primary, and what is looked ahead to is another training batch, as by the authors' code."""
+    options = {"look_ahead": s.rates[0], "weights_optimizer": optax.adam(weights_rate)}
+    return mt.auto_lambda(*pieces, optimizer, primary=list(pieces[2]), **options)
+
+
 def _grid(name: str, *values: float) -> list[Mapping[str, float]]:
     return [{name: value} for value in values]
 
@@ -78,6 +90,10 @@ METHODS = {
     "single": Method("Single task", None, _by(lambda k, epoch: agg.total(), looks=False)),
     "equal": Method("Equal weighting", None, _by(lambda k, epoch: agg.mean(), looks=False)),
     # from losses
+    "fixed": Method(
+        "Fixed weights", None, _by(lambda k, epoch, **o: agg.fixed(_emphasis(k, **o)), False),
+        _grid("first", 0.25, 0.75),
+    ),
     "uncertainty": Method(
         "Uncertainty", "kendall2018uncertainty", _by(lambda k, epoch: agg.uncertainty(k, _LEARNED), False)
     ),
@@ -93,6 +109,7 @@ METHODS = {
         _grid("smoothness", 0.1, 1.0),
     ),
     "famo": Method("FAMO", "liu2023famo", _step(mt.famo), _grid("decay", 0.001, 0.01)),
+    "auto-lambda": Method("Auto-λ", "liu2022autolambda", _auto_lambda, _grid("weights_rate", 1e-4, 1e-3), 2),
     # from gradients
     "gradnorm": Method(
         "GradNorm", "chen2018gradnorm", _by(lambda k, epoch, **o: agg.gradnorm(k, _LEARNED, **o)),
@@ -115,6 +132,7 @@ METHODS = {
         "FairGrad", "ban2024fairgrad", _by(lambda k, epoch, **o: agg.fairgrad(**o)), _grid("alpha", 1.0, 2.0)
     ),
     "moco": Method("MoCo", "fernando2023moco", _step(mt.moco)),
+    "sdmgrad": Method("SDMGrad", "xiao2023sdmgrad", _step(mt.sdmgrad), _grid("strength", 0.3, 0.6), 3),
 }  # fmt: skip
 
 
@@ -216,9 +234,10 @@ def learned(s: Any, problem: Problem, name: str, candidate: Candidate, tasks: li
     criteria = {task: problem.criteria[task] for task in tasks}
     model = problem.model(tasks)
     steps_an_epoch = max(1, len(jax.tree.leaves(problem.train.x)[0]) // s.batch)
-    algorithm = method_of(name).make(
-        s, mt.losses(model, criteria), optimizer_of(s, candidate.rate, steps_an_epoch), len(tasks), steps_an_epoch,
-        **candidate.options,
+    method = method_of(name)
+    algorithm = method.make(
+        replace(s, rates=(candidate.rate,)), mt.losses(model, criteria),
+        optimizer_of(s, candidate.rate, steps_an_epoch), len(tasks), steps_an_epoch, **candidate.options,
     )  # fmt: skip
     looked_at = jax.tree.map(lambda a: a[:256], problem.validation)
     measure, wanted = mt.measure(model, criteria), [f"{task}/{problem.metrics[task][0]}" for task in tasks]
@@ -246,7 +265,7 @@ def learned(s: Any, problem: Problem, name: str, candidate: Candidate, tasks: li
     config |= {"options": dict(candidate.options)}
     steps = s.epochs * steps_an_epoch
     state, history = ml.run(
-        algorithm, minibatches(part(problem.train, tasks), s.batch), steps, key=keys,
+        algorithm, minibatches(part(problem.train, tasks), s.batch, method.batches), steps, key=keys,
         evaluate=validated, every=max(1, steps // 5),
         log_every=max(1, steps // 20), checkpoint_every=max(500, steps // 10),
         folder=folder, config=config, free=("folder",), best=None,
@@ -268,17 +287,18 @@ def part(batch: Batch, tasks: list[str]) -> Batch:
     return batch._replace(y={task: batch.y[task] for task in tasks})
 
 
-def minibatches(data: Batch, size: int) -> Callable:
-    """`key -> Batch` of `size` examples, none twice in one batch."""
-    count = len(jax.tree.leaves(data.x)[0])
-    if size > count:
-        raise InputError(f"batch must be at most the {count} examples there are, but is {size}.")
+def minibatches(data: Batch, size: int, count: int = 1) -> Callable:
+    """`key -> Batch` of `size` examples, none twice in one batch; a tuple of `count` independent ones where there are
+    several."""
+    total = len(jax.tree.leaves(data.x)[0])
+    if size > total:
+        raise InputError(f"batch must be at most the {total} examples there are, but is {size}.")
 
     def sample(key):
-        _, rows = jax.lax.top_k(jax.random.uniform(key, (count,)), size)
+        _, rows = jax.lax.top_k(jax.random.uniform(key, (total,)), size)
         return jax.tree.map(lambda a: a[rows], data)
 
-    return sample
+    return sample if count == 1 else lambda key: tuple(map(sample, jax.random.split(key, count)))
 
 
 def optimizer_of(s: Any, rate: float, steps_an_epoch: int) -> optax.GradientTransformation:
@@ -310,7 +330,7 @@ def check_settings(s: Any) -> None:
         raise InputError(f"rates, epochs and batch must be positive, but are {s.rates}, {s.epochs} and {s.batch}.")
     if not 0 < s.validation < 1:
         raise InputError(f"validation must be a share between 0 and 1, but is {s.validation}.")
-    unlike = [name for name in s.methods if name in ("graddrop", "famo", "moco")]
+    unlike = [name for name in s.methods if name in ("graddrop", "famo", "auto-lambda", "moco", "sdmgrad")]
     unlike = [name for name in unlike if s.every > 1 or (s.at != "params" and name != "graddrop")]
     if unlike:
         raise InputError(f"{unlike[0]} has neither at nor every, but they are {s.at!r} and {s.every}.")

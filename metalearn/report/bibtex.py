@@ -314,6 +314,16 @@ ENTRIES: dict[str, tuple[str, dict[str, str]]] = {
         "title": "Mitigating Gradient Bias in Multi-Objective Learning: {A} Provably Convergent Approach",
         "booktitle": _ICLR, "year": "2023",
     }),
+    "liu2022autolambda": ("article", {
+        "author": "Liu, Shikun and James, Stephen and Davison, Andrew J. and Johns, Edward",
+        "title": "{Auto-Lambda}: Disentangling Dynamic Task Relationships",
+        "journal": _TMLR, "year": "2022", "eprint": "2202.03091",
+    }),
+    "xiao2023sdmgrad": ("inproceedings", {
+        "author": "Xiao, Peiyao and Ban, Hao and Ji, Kaiyi",
+        "title": "Direction-oriented Multi-objective Learning: Simple and Provable Stochastic Algorithms",
+        "booktitle": _NEURIPS, "year": "2023", "eprint": "2305.18409",
+    }),
 }  # fmt: skip
 
 DATA = {"omniglot": "lake2015human", "sinusoid": "finn2017maml"}  # by the part of a protocol before its first slash

@@ -18,7 +18,7 @@ from benchmarks.connection import Peer, connect, has_torch
 from benchmarks.contender import KEY, contender, first_moment, named
 from benchmarks.local_training import examples, order
 from benchmarks.measure import Contender, Options, check
-from benchmarks.rows import ROWS, maml, omniglot_sampling, population, rounds, sinusoid
+from benchmarks.rows import ROWS, first_step, maml, omniglot_sampling, population, rounds, sinusoid
 from benchmarks.table import table
 
 ROOT = Path(command.__file__).parents[1]
@@ -44,6 +44,24 @@ def toy(name="ours", seconds=0.5, loss=2.0):
 def test_every_row_has_a_module_that_runs_it():
     for module in set(ROWS.values()):
         assert importlib.import_module(f"benchmarks.rows.{module}").run.__doc__, module
+
+
+def test_the_first_step_of_every_experiment_is_timed():
+    names = {path.stem for path in (ROOT / "experiments").glob("*.py") if "PRESETS = {" in path.read_text()}
+    assert {experiment for experiment, _ in first_step.PRESETS} == names - {"mtl_toy"}
+    for experiment, preset in first_step.PRESETS:
+        assert preset in importlib.import_module(f"experiments.{experiment}").PRESETS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [("mnist_federated", "2nn-iid"), ("shakespeare_federated", "roles")])
+def test_a_first_step_ends_there_and_leaves_nothing(which, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.rows.first_step", *which], cwd=tmp_path, timeout=120, capture_output=True,
+        text=True, env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")},
+    )  # fmt: skip
+    assert done.returncode == 0 and " clients of " in done.stdout, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
 def test_peers_and_the_command_line_import_no_jax():

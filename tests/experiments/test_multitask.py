@@ -5,6 +5,7 @@ import json
 import sys
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -35,6 +36,7 @@ def own(s, pieces, optimizer, count, epoch):
         (DIGITS, ["few", "--optimizer", "adm"], "did you mean 'adam'"),
         (DIGITS, ["few", "--at", "feature"], "'params' or 'features'"),
         (DIGITS, ["few", "--at", "features", "--methods", "graddrop", "moco"], "moco has neither at nor every"),
+        (DIGITS, ["few", "--every", "2", "--methods", "equal", "sdmgrad"], "sdmgrad has neither at nor every"),
         (TOY, ["valley", "--methods", "msgda"], "did you mean 'mgda'"),
         (TOY, ["valley", "--problem", "hill"], "there is no problem 'hill'"),
         (TOY, ["concave", "--methods", "mgda"], "take preferences"),
@@ -122,13 +124,27 @@ def test_methods_of_every_kind_learn_and_are_others(tmp_path):
     a kind apart."""
     problem = DIGITS.problem(short(tmp_path))
     found = {}
-    for name in ("equal", "uncertainty", "famo", "gradnorm", "mgda", "pcgrad", "graddrop", "moco"):
+    kinds = ("equal", "fixed", "uncertainty", "famo", "auto-lambda", "gradnorm", "mgda", "pcgrad", "graddrop", "moco")
+    for name in (*kinds, "sdmgrad"):
         settings = short(tmp_path / "run", methods=(name,), seeds=(0,), epochs=10)
-        values = multitask.learned(settings, problem, name, multitask.Candidate(1e-2, {}), problem.tasks).validation
+        candidate = multitask.Candidate(1e-2, multitask.METHODS[name].grid[-1])
+        values = multitask.learned(settings, problem, name, candidate, problem.tasks).validation
         assert values[0, 0] > 0.5, name  # accuracy of ten digits
         found[name] = values
     for one, other in itertools.combinations(found, 2):
         assert not np.array_equal(found[one], found[other]), (one, other)
+
+
+def test_batches_of_a_step_are_independent():
+    problem = DIGITS.problem(short("x"))
+    one, other, third = multitask.minibatches(problem.train, 64, 3)(jax.random.key(0))
+    rows = [{row.tobytes() for row in np.asarray(batch.x)} for batch in (one, other, third)]
+    assert all(len(a & b) < 20 for a, b in itertools.combinations(rows, 2))
+
+
+def test_fixed_weights_have_mean_one():
+    np.testing.assert_allclose(multitask._emphasis(3, 0.5), [1.5, 0.75, 0.75])
+    np.testing.assert_allclose(multitask._emphasis(2, 0.25), [0.5, 1.5])
 
 
 def test_the_optimizer_decays_every_ten_epochs():
