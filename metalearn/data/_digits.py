@@ -33,7 +33,7 @@ def digits_in_order() -> tuple[np.ndarray, np.ndarray]:
     """
     # where the package is, without importing it, which would take longer than all the rest of a start
     found = importlib.util.find_spec("sklearn")
-    if found is None:
+    if found is None or not found.submodule_search_locations:
         raise InputError("digits needs scikit-learn, which is missing: `pip install scikit-learn`.")
     path = Path(found.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
     if path.is_file():
