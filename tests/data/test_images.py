@@ -1,11 +1,12 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from metalearn.core import InputError
-from metalearn.data import ClassImages, digits, split_classes
+from metalearn.data import ClassImages, digits, digits_in_order, split_classes
 from metalearn.data.images import select_classes
 
 
@@ -60,6 +61,15 @@ def test_digits():
             np.testing.assert_array_equal(images[:count] * 16, data.images[data.target == int(name)])
             assert not images[count:].any()
     assert digits(seed=3).train.names == parts.train.names
+
+
+def test_digits_are_the_same_where_scikit_learn_keeps_its_file_elsewhere(monkeypatch):
+    x, y = digits_in_order()
+    assert (x.shape, x.dtype, y.dtype) == ((1797, 8, 8), np.float32, np.int32)
+    real = Path.is_file
+    monkeypatch.setattr(Path, "is_file", lambda path: path.name != "digits.csv.gz" and real(path))
+    for read, asked in zip((x, y), digits_in_order(), strict=True):
+        np.testing.assert_array_equal(read, asked)
 
 
 def test_importing_the_package_imports_no_data_library():
