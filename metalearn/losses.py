@@ -128,8 +128,9 @@ def over_losses(
             return own, pull(jax.tree.map(lambda *c: sum(c), *parts))[0]
 
         def kept_weights(aggregator_state, w):
-            own, _ = cotangents((weights > 0).astype(w.dtype))
-            return own, jointly(w)[1], aggregator_state, w
+            own, parts = cotangents((weights > 0).astype(losses.dtype))
+            stack = jax.tree.map(lambda *c: jnp.stack(c), *parts)
+            return own, pull(combination(w, stack, weights > 0))[0], aggregator_state, w
 
         def by_direction(aggregator_state, last):
             own, parts = cotangents((weights > 0).astype(losses.dtype))
@@ -201,7 +202,7 @@ def joint(trunk: Trunk, heads: Named[str, Head]) -> Callable[[Params, Batch, Key
 
 
 def _mapped(mapping, pull, cotangents):
-    return mapping(lambda pull, one: ((), pull(one)[0]), pull, cotangents)[1]
+    return mapping(lambda pull, one: ((), (), pull(one)[0]), pull, cotangents)[2]
 
 
 def _all_at_once(pull, cotangents):

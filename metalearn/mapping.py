@@ -1,8 +1,10 @@
 """How a function is mapped over tasks and devices.
 
-A mapping is `(fn, shared, xs) -> (sum over k of fn(shared, x_k)[0], stack over k of fn(shared, x_k)[1])`. It knows
-nothing of tasks or aggregators, and the numbers are the same whichever is used. What all calls share is an argument,
-because what a function merely closes over cannot follow it onto a mesh.
+A mapping is `(fn, shared, xs) -> (total, kept, compared)`: of what `fn(shared, x_k)` returns, the sum over k of the
+first, and stacks over k of the other two, `[K, ...]`. What is kept belongs to its task and stays with it; what is
+compared goes into something that needs all K at once, such as inner products, and lies where that is cheap. A mapping
+knows nothing of tasks or aggregators, and the numbers are the same whichever is used. What all calls share is an
+argument, because what a function merely closes over cannot follow it onto a mesh.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +17,7 @@ from jax.sharding import Mesh, PartitionSpec
 from metalearn.core import InputError
 from metalearn.tree import num_rows
 
-Mapping = Callable[[Callable[[Any, Any], tuple[Any, Any]], Any, Any], tuple[Any, Any]]
+Mapping = Callable[[Callable[[Any, Any], tuple[Any, Any, Any]], Any, Any], tuple[Any, Any, Any]]
 
 
 def _traced_once(fn):
@@ -31,8 +33,8 @@ def vmapped() -> Mapping:
     """All tasks at once: the fastest where memory allows, on a GPU or TPU."""
 
     def mapping(fn, shared, xs):
-        summands, stack = jax.vmap(fn, in_axes=(None, 0))(shared, xs)
-        return _total(summands), stack
+        summands, kept, compared = jax.vmap(fn, in_axes=(None, 0))(shared, xs)
+        return _total(summands), kept, compared
 
     return mapping
 
@@ -55,8 +57,8 @@ def scanned(chunk: int = 1) -> Mapping:
         def several(part):
             if size > 1:
                 return at_once(fn, shared, part)
-            summand, stack = fn(shared, jax.tree.map(lambda a: a[0], part))
-            return summand, jax.tree.map(lambda a: jnp.asarray(a)[None], stack)
+            summand, *stacks = fn(shared, jax.tree.map(lambda a: a[0], part))
+            return summand, *jax.tree.map(lambda a: jnp.asarray(a)[None], stacks)
 
         # as rows: a loop over arrays with an axis of one, such as images of one channel, makes XLA copy them all
         main = jax.tree.map(lambda a: a[: full * size].reshape(full, -1), xs)
@@ -68,29 +70,35 @@ def scanned(chunk: int = 1) -> Mapping:
         zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
         def body(total, rows):
-            summand, stack = several(part_of(rows))
-            return jax.tree.map(jnp.add, total, summand), stack
+            summand, *stacks = several(part_of(rows))
+            return jax.tree.map(jnp.add, total, summand), stacks
 
-        total, stack = jax.lax.scan(body, zero, main)
-        stack = jax.tree.map(lambda a: a.reshape((full * size,) + a.shape[2:]), stack)
+        total, stacks = jax.lax.scan(body, zero, main)
+        stacks = jax.tree.map(lambda a: a.reshape((full * size,) + a.shape[2:]), stacks)
         if rest:
-            last_total, last_stack = at_once(fn, shared, jax.tree.map(lambda a: a[full * size :], xs))
+            last_total, *last = at_once(fn, shared, jax.tree.map(lambda a: a[full * size :], xs))
             total = jax.tree.map(jnp.add, total, last_total)
-            stack = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), stack, last_stack)
-        return total, stack
+            stacks = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), stacks, last)
+        return total, *stacks
 
     return mapping
 
 
-def sharded(mesh: Mesh, axis: str | None = None, inner: Mapping | None = None) -> Mapping:
+def sharded(mesh: Mesh, axis: str | None = None, inner: Mapping | None = None, *, pieces: str | None = None) -> Mapping:
     """Tasks spread over one axis of a device mesh; each device maps its share with `inner` (by default `auto`).
 
-    Uneven numbers of tasks are padded with copies that count for nothing. Only sums cross devices, and the stacked
-    part stays where it was computed until somebody asks for it.
+    What tasks share is gathered whole on each device, unless `pieces` names the other axis along which `spread_state`
+    has cut it: then the devices of that axis work on a task together, each with its piece of every layer.
+
+    Uneven numbers of tasks are padded with copies that count for nothing. Sums cross devices, and what is kept stays
+    where it was computed. What is compared changes hands once (all-to-all): a device gives away its tasks' numbers,
+    and receives all K of its share of the numbers, so that nobody holds K whole updates. A scalar goes to everybody.
+    What is then made of it lies in pieces too, unless somebody says otherwise, as `run` does.
     """
     mesh, axis = along(mesh, axis)
     inner = inner or auto
     size = mesh.shape[axis]
+    by_hand = set(mesh.axis_names) - ({along(mesh, pieces)[1]} if pieces else set())
 
     def mapping(fn, shared, xs):
         count = num_rows(xs)
@@ -100,25 +108,48 @@ def sharded(mesh: Mesh, axis: str | None = None, inner: Mapping | None = None) -
 
         def guarded(shared, pair):
             x, real = pair
-            summand, stack = fn(shared, x)
-            return jax.tree.map(lambda a: jnp.where(real, a, jnp.zeros_like(a)), summand), stack
+            summand, *stacks = fn(shared, x)
+            return jax.tree.map(lambda a: jnp.where(real, a, jnp.zeros_like(a)), summand), *stacks
 
         def local(shared, part):
-            total, stack = inner(guarded if padding else lambda shared, pair: fn(shared, pair[0]), shared, part)
-            return jax.lax.psum(total, axis), stack
+            total, kept, compared = inner(
+                guarded if padding else lambda shared, pair: fn(shared, pair[0]), shared, part
+            )
+            return jax.lax.psum(total, axis), kept, jax.tree.map(lambda a: _by_number(a, size, axis), compared)
 
+        one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
+        shapes = jax.eval_shape(fn, shared, one)[2]
+        pieces = jax.tree.map(
+            lambda a: PartitionSpec(*[None] * _longest(a.shape), axis) if a.shape else PartitionSpec(), shapes
+        )
         # check_vma=True would sum gradients taken inside over the axis once more, without a word
         spread = jax.shard_map(
             local,
             mesh=mesh,
             in_specs=(PartitionSpec(), PartitionSpec(axis)),
-            out_specs=(PartitionSpec(), PartitionSpec(axis)),
+            out_specs=(PartitionSpec(), PartitionSpec(axis), pieces),
+            axis_names=by_hand,
             check_vma=False,
         )
-        total, stack = spread(shared, (padded, present))
-        return total, jax.tree.map(lambda a: a[:count], stack)
+        total, kept, compared = spread(shared, (padded, present))
+        trimmed = jax.tree.map(lambda a, one: a[:count, *map(slice, one.shape)], compared, shapes)
+        return total, jax.tree.map(lambda a: a[:count], kept), trimmed
 
     return mapping
+
+
+def _by_number(a: jax.Array, size: int, axis: str) -> jax.Array:
+    """From some tasks' whole leaves `[k, ...]` to all tasks' pieces of them, cut along the longest dimension."""
+    cut = _longest(a.shape[1:])
+    if not cut:
+        return jax.lax.all_gather(a, axis, tiled=True)
+    padded = jnp.pad(a, [(0, -n % size if i == cut else 0) for i, n in enumerate(a.shape)])
+    return jax.lax.all_to_all(padded, axis, cut, 0, tiled=True)
+
+
+def _longest(shape: tuple[int, ...]) -> int:
+    """The number of a task's longest dimension, counted from 1; 0 where it has none."""
+    return 1 + max(range(len(shape)), key=lambda i: shape[i], default=-1)
 
 
 def along(mesh: Mesh, axis: str | None) -> tuple[Mesh, str]:

@@ -139,6 +139,9 @@ def over_clients(
     Ids must be below `num_clients`: the loss is NaN where one is not, and `InputError` says where there cannot be so
     many clients.
 
+    Over a mesh (`sharded`) the K new rows go to every device that holds the table, or to the holder of each piece after
+    `spread_state`.
+
     Where nobody is present the aggregate is zero, and the optimizer goes on with that: SGD stays, momentum moves on.
     """
 
@@ -174,20 +177,27 @@ def over_clients(
             present = update.weight > 0
             # averaged in floating point, whatever the statistic's own type; an absent task contributes nothing
             seen = jax.tree.map(lambda s: jnp.where(present, s.astype(jnp.result_type(float)), 0), update.statistics)
-            kept = (update.weight, update.loss, update.metrics, new_row, dropped)
+            summand = direction = None
             if aggregator.each is None:
-                return (None, seen), (kept, update.direction)
-            return (aggregator.each(update, aggregator_state, jax.random.fold_in(each_key, task_id)), seen), (
-                kept,
-                None,
-            )
+                direction = update.direction
+            else:
+                summand = aggregator.each(update, aggregator_state, jax.random.fold_in(each_key, task_id))
+            # coefficients that come from losses alone need no look at directions, which stay where they are
+            mine, others = (direction, None) if aggregator.linear else (None, direction)
+            kept = (update.weight, update.loss, update.metrics, new_row, dropped, mine)
+            return (summand, seen), kept, (update.weight, update.loss, others)
 
-        (total, seen), ((weights, losses, metrics, rows, dropped), directions) = mapping(
+        (total, seen), (weights, losses, metrics, rows, dropped, mine), (all_weights, all_losses, others) = mapping(
             one, (shared, aggregator_state, client_key, each_key), (batch, rows, ids)
         )
         if aggregator.each is None:
             direction, aggregator_state = aggregator.update(
-                directions, aggregator_state, trained, weights=weights, losses=losses, key=finish_key
+                mine if aggregator.linear else others,
+                aggregator_state,
+                trained,
+                weights=all_weights,
+                losses=all_losses,
+                key=finish_key,
             )
         else:
             direction, aggregator_state = aggregator.finish(total, aggregator_state, trained, finish_key)
@@ -268,13 +278,13 @@ def evaluate(
             start = params if table is None else (params, row)
             state = learner.adapt(start, task.support, jax.random.fold_in(key, task_id))
             if at is None and getattr(state, "trajectory", None) is None:
-                return (), measure(state, task)
+                return (), measure(state, task), ()
             path = along(state)
             if at is not None:
                 if not all(0 <= t < num_rows(path) for t in at):
                     raise InputError(f"at={list(at)} must name steps from 0 to {num_rows(path) - 1}")
                 path = jax.tree.map(lambda a: a[jnp.asarray(at)], path)
-            return (), jax.lax.map(lambda p: measure(state._replace(params=p, trajectory=None), task), path)
+            return (), jax.lax.map(lambda p: measure(state._replace(params=p, trajectory=None), task), path), ()
 
         return mapping(one, (params, key), (tasks, rows, ids))[1]
 

@@ -352,9 +352,9 @@ def _padded_fit(**options):
 def _mapped(mapping, adapt, inputs, params):
     def one(params, inputs):
         fitted = adapt(params, *inputs)
-        return jax.tree.map(jnp.square, fitted.params), (fitted.params, fitted.steps)
+        return jax.tree.map(jnp.square, fitted.params), (fitted.params, fitted.steps), ()
 
-    return mapping(one, params, inputs)
+    return mapping(one, params, inputs)[:2]
 
 
 _CHUNKS = {"chunk 2": lambda: scanned(2), "chunk 3": lambda: scanned(3), "vmapped": vmapped}
@@ -394,8 +394,8 @@ def test_a_chunk_takes_as_many_steps_as_its_largest_client(key):
 
     adapt = fit(counted, optax.sgd(0.1), num_epochs=2, batch_size=1)
     data, keys = _ragged([0, 2, 4, 1])
-    run = jax.jit(lambda inputs: scanned(2)(lambda _, i: ((), adapt(jnp.zeros((1, 2)), *i).steps), (), inputs))
-    _, steps = run((data, keys))
+    run = jax.jit(lambda inputs: scanned(2)(lambda _, i: ((), adapt(jnp.zeros((1, 2)), *i).steps, ()), (), inputs))
+    _, steps, _ = run((data, keys))
     jax.effects_barrier()
     np.testing.assert_array_equal(steps, [12, 8, 6, 2])
     assert len(seen) == 2 * (12 + 6)  # the callback is called for each of the chunk's two clients
@@ -411,8 +411,8 @@ def test_the_gradient_through_a_chunk_and_its_gradient(key):
 
     def outer(mapping):
         def value(flat):
-            total, _ = mapping(
-                lambda p, i: (jnp.sum(jax.flatten_util.ravel_pytree(adapt(unflatten(p), *i).params)[0] ** 2), ()),
+            total, _, _ = mapping(
+                lambda p, i: (jnp.sum(jax.flatten_util.ravel_pytree(adapt(unflatten(p), *i).params)[0] ** 2), (), ()),
                 flat,
                 (data, keys),
             )

@@ -35,7 +35,8 @@ def _fn(scale, inputs):
     """Sums and stacks of several shapes and types, with a gradient taken inside."""
     gradient = jax.grad(lambda s: jnp.sum(jnp.sin(s * inputs["x"])))(scale)
     summand = {"gradient": gradient, "x": inputs["x"], "one": jnp.ones((), jnp.int32), "nothing": None}
-    return summand, (jnp.cos(inputs["x"]), inputs["i"], jnp.sum(inputs["x"]))
+    odd = jnp.outer(jnp.sin(inputs["x"]), jnp.arange(11.0))  # no dimension that eight devices divide
+    return summand, (jnp.cos(inputs["x"]), inputs["i"]), {"scalar": jnp.sum(inputs["x"]), "odd": odd}
 
 
 @pytest.mark.parametrize("count", [1, 8, 11])
@@ -43,22 +44,24 @@ def _fn(scale, inputs):
 def test_every_mapping_equals_a_loop(name, count):
     with float64():
         xs = {"x": jax.random.normal(jax.random.key(0), (count, 3)), "i": jnp.arange(count, dtype=jnp.int32) + 5}
-        total, stack = jax.jit(functools.partial(_MAPPINGS[name](), _fn))(jnp.array(0.7), xs)
+        total, kept, compared = jax.jit(functools.partial(_MAPPINGS[name](), _fn))(jnp.array(0.7), xs)
         x = np.asarray(xs["x"])
         np.testing.assert_allclose(total["gradient"], (x * np.cos(0.7 * x)).sum(), rtol=1e-12)
         np.testing.assert_allclose(total["x"], x.sum(0), rtol=1e-12, atol=1e-14)
         assert int(total["one"]) == count and total["nothing"] is None
-        assert_close(stack, (np.cos(x), np.arange(count) + 5, x.sum(1)))
+        assert_close(kept, (np.cos(x), np.arange(count) + 5))
+        assert_close(compared, {"scalar": x.sum(1), "odd": np.sin(x)[:, :, None] * np.arange(11)})
 
 
 def test_garbage_in_the_padding_of_a_mesh_does_not_reach_the_sum():
     """Eight devices, nine tasks, the last of which gives infinity: seven copies of it are padding."""
     xs = jnp.r_[jnp.ones(8), 0.0]
-    total, stack = jax.jit(
-        lambda xs: sharded(_mesh())(lambda _, x: ({"n": 1.0, "v": jnp.where(x > 0, x, 3.0)}, 1 / x), (), xs)
+    total, kept, compared = jax.jit(
+        lambda xs: sharded(_mesh())(lambda _, x: ({"n": 1.0, "v": jnp.where(x > 0, x, 3.0)}, 1 / x, -1 / x), (), xs)
     )(xs)
     assert_close(total, {"n": 9.0, "v": 11.0})
-    np.testing.assert_array_equal(stack, np.r_[np.ones(8), np.inf])
+    np.testing.assert_array_equal(kept, np.r_[np.ones(8), np.inf])
+    np.testing.assert_array_equal(compared, -kept)
 
 
 def test_a_chunk_must_be_positive():
@@ -73,7 +76,7 @@ def test_an_axis_must_be_one_of_the_mesh():
 
 def test_tasks_must_agree_in_number():
     with pytest.raises(InputError, match="same leading dimension, got 2, 3"):
-        scanned(1)(lambda _, x: (x[0], x[1]), (), (jnp.zeros(2), jnp.zeros(3)))
+        scanned(1)(lambda _, x: (x[0], x[1], ()), (), (jnp.zeros(2), jnp.zeros(3)))
 
 
 def _convolve(x):
@@ -103,10 +106,10 @@ def test_auto_on_a_cpu_goes_by_size_and_vmaps_a_convolution():
     def lengths(fn, size, *shape):
         return _loop_lengths(lambda shared, xs: auto(fn, shared, xs), jnp.ones(size), jnp.ones((16, *shape)))
 
-    assert lengths(lambda shared, x: (shared * x, ()), 20_000) == [16]
-    assert lengths(lambda shared, x: (shared * x, ()), 100) == [2]
-    assert lengths(lambda shared, x: ((), shared.sum() * x), 20_000) == [16]  # an evaluation sums nothing
-    assert lengths(lambda shared, x: (_convolve(x), ()), 20_000, 1, 1, 4, 4) == []
+    assert lengths(lambda shared, x: (shared * x, (), ()), 20_000) == [16]
+    assert lengths(lambda shared, x: (shared * x, (), ()), 100) == [2]
+    assert lengths(lambda shared, x: ((), shared.sum() * x, ()), 20_000) == [16]  # an evaluation sums nothing
+    assert lengths(lambda shared, x: (_convolve(x), (), ()), 20_000, 1, 1, 4, 4) == []
 
 
 @pytest.mark.parametrize(("count", "chunks"), [(3, 1), (10, 1), (11, 1), (25, 5), (33, 0), (100, 0), (180, 18)])
@@ -114,7 +117,7 @@ def test_auto_leaves_no_smaller_chunk_where_it_can(count, chunks):
     """A prime number of tasks has one; all others are one body, compiled once, or no loop at all."""
 
     def fn(shared, x):
-        return shared * x, ()
+        return shared * x, (), ()
 
     assert _loop_lengths(lambda shared, xs: auto(fn, shared, xs), jnp.ones(()), jnp.ones(count)) == [chunks] * bool(
         chunks

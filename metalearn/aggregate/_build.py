@@ -79,7 +79,8 @@ def gramian(
 
     `weigh(gram, state, key) -> (w[K], state)` sees a `Gram`: cosines, norms relative to the largest, losses, and who is
     present. Nothing but one scaled copy of a leaf's updates is made for it. `where` restricts the Gramian, not the
-    sum, to leaves whose path matches. With `num_tasks`, any other number of tasks is refused.
+    sum, to leaves whose path matches. With `num_tasks`, any other number of tasks is refused. Where tasks are `sharded`
+    over D devices, each receives K·P/D numbers once, and inner products are all that is reduced.
 
     >>> the_longest = gramian(lambda gram, state, key: (1.0 * (gram.norms == 1), state))
     """
@@ -95,7 +96,10 @@ def gramian(
 
 def stacked(update: Callable, init: Callable[[Any], Any] = _empty) -> Aggregator:
     """An aggregator that must see all updates at once: `update(updates[K, ...], state, params=None, *, weights=None,
-    losses=None, key=None) -> (direction, state)`. Rows of weight 0 hold garbage and must not be used."""
+    losses=None, key=None) -> (direction, state)`. Rows of weight 0 hold garbage and must not be used.
+
+    Where tasks are `sharded` over D devices, each receives all K of its share of the numbers, K·P/D of them; what
+    `update` computes number by number needs nothing more, what it computes across a leaf gathers that."""
     return Aggregator(init, update)
 
 

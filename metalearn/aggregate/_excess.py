@@ -25,8 +25,9 @@ def excess(num_tasks: int, rate: float | jax.Array = 1.0) -> Aggregator:
 
     The excess risk, what a loss still has to fall, is estimated to second order with a diagonal Hessian from the
     gradients' squares: e_k = Σ g_k² / √(Σ_t g_kt² + 1e-7), as in the authors' code. It holds K copies of the
-    parameters, between steps too. Convention: weights sum to K; they begin at 1, and stay there for gradients so small
-    that their squares are 0. In `over_losses` heads see their own losses unweighed; the authors' weigh them too.
+    parameters, between steps too: over a mesh every device does, unless `spread_state` cuts them. Convention: weights
+    sum to K; they begin at 1, and stay there for gradients so small that their squares are 0. In `over_losses` heads
+    see their own losses unweighed; the authors' weigh them too.
     """
 
     def init(params):

@@ -83,6 +83,9 @@ def programs(algorithm: Algorithm, sample: Any, evaluate: Any, key: Key, longest
 
     def step(sample, state, buffer, key, t, i):
         state, metrics = one(sample, state, key, t)
+        if mesh is not None:
+            # an aggregate of updates in pieces is in pieces, and would take the state with it
+            state = lax.with_sharding_constraint(state, places)
         return state, {name: buffer[name].at[i].set(metrics[name]) for name in buffer}
 
     def chunk(sample, state, key, start, count):
@@ -95,7 +98,11 @@ def programs(algorithm: Algorithm, sample: Any, evaluate: Any, key: Key, longest
     else:
         compiled = jax.jit(chunk, donate_argnums=1)
 
+    places = None
+
     def advance(state, key, start, count):
+        nonlocal places
+        places = places or jax.tree.map(lambda leaf: leaf.sharding, state)
         if stepwise:
             metrics = new_buffer()
             for i in range(count):

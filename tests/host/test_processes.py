@@ -1,5 +1,6 @@
 """Two processes on one machine, over CPU collectives, give the numbers of one; so does going on with other devices."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -47,6 +48,30 @@ def test_two_processes_stop_and_go_on_with_the_numbers_of_one(tmp_path):
     np.testing.assert_allclose(
         losses, logs.column(logs.read(tmp_path / "one" / "log.jsonl"), "train/loss")[1], rtol=2e-6
     )
+
+
+@pytest.mark.slow
+def test_the_script_of_build_md_finds_its_processes_under_slurm(tmp_path):
+    text = (Path(__file__).parents[2] / "BUILD.md").read_text()
+    script = text.split("```python\n")[1].split("```")[0]
+    assert "jax.distributed.initialize()" in script
+    (tmp_path / "train.py").write_text(script.replace("1_000", "4"))
+    job = os.getpid()  # from which the coordinator's port is made
+    started = [
+        subprocess.Popen(
+            [sys.executable, "train.py"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=os.environ | {
+                "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+                "SLURM_JOB_ID": str(job), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2",
+                "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": str(i), "SLURM_LOCALID": str(i),
+            },
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    finished = [process.communicate(timeout=240) for process in started]
+    assert [process.returncode for process in started] == [0, 0], finished[0][1] + finished[1][1]
+    assert "step 4/4" in finished[0][1] and "step" not in finished[1][1]  # one process speaks
+    assert checkpoint.steps(tmp_path / "runs" / "pod") == [4]
 
 
 def test_alone_a_process_leads_and_agrees_with_itself():

@@ -1,0 +1,172 @@
+"""What moves between eight devices in one compiled step, whose tasks or clients are spread over them."""
+
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from _toys import assert_close
+from jax.sharding import Mesh
+
+import metalearn as ml
+from metalearn import aggregate as agg
+
+KEY = jax.random.key(0)
+PARAMS = {"wide": jnp.ones((56, 32)), "odd": jnp.ones((50, 3)), "small": jnp.ones(5), "scalar": jnp.ones(())}
+LARGEST, MODEL = 56 * 32, 56 * 32 + 50 * 3 + 5 + 1
+EVEN = pytest.param(16, marks=pytest.mark.slow)
+FEATURES = 4  # of an example: what a task brings is small beside what it learns
+
+
+def _mapping():
+    return ml.sharded(Mesh(np.array(jax.devices()), ("tasks",)))
+
+
+def _tasks(count):
+    x = jax.random.normal(KEY, (count, 2, FEATURES))
+    return ml.Task(ml.Batch(x, x.sum(-1)), None, jnp.arange(count))
+
+
+def _task_fn(params, task, key):
+    """A direction of its own for every task, that conflicts with others'."""
+    scale = task.support.x.mean()
+    direction = jax.tree.map(lambda p: jnp.sin(scale * (1 + jnp.arange(p.size))).reshape(p.shape) * p, params)
+    return ml.Update(direction, 1 + scale**2, 2 + jnp.sin(scale), {"scale": scale})
+
+
+def _over_tasks(aggregator, mapping):
+    return ml.over_tasks(lambda key, task: PARAMS, _task_fn, aggregator, optax.sgd(0.1, 0.9), mapping=mapping)
+
+
+def _over_clients(aggregator, mapping):
+    def client_fn(shared, row, task, key):
+        update = _task_fn(shared, task, key)
+        return update, jax.tree.map(jnp.add, row, update.direction)
+
+    return ml.over_clients(
+        lambda key, task: (PARAMS, jax.tree.map(jnp.zeros_like, PARAMS)),
+        client_fn,
+        aggregator,
+        optax.sgd(0.1, 0.9),
+        num_clients=20,
+        mapping=mapping,
+    )
+
+
+def _moved(algorithm, count):
+    """(kind, numbers brought to a device, shapes) of each collective."""
+    tasks = _tasks(count)
+    state = algorithm.init(KEY, tasks)
+    program = jax.jit(algorithm.step).lower(state, tasks, KEY).compile().as_text()
+    kinds = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
+    found = []
+    for shapes, kind in re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", program):
+        shapes = [
+            tuple(map(int, filter(None, s.split(",")))) for s in re.findall(r"(?:f32|s32|u32|pred)\[([\d,]*)\]", shapes)
+        ]
+        found.append((kind, sum(map(math.prod, shapes)), shapes))
+    assert found
+    return found
+
+
+SUMS = {
+    "mean": agg.mean,
+    "weighted mean": agg.weighted_mean,
+    "total": agg.total,
+    "weights from losses": lambda: agg.weighted(lambda losses, present, state, key: (losses, state)),
+}
+GRAMIANS = {
+    "mgda": agg.mgda,
+    "pcgrad": agg.pcgrad,
+    "cagrad": agg.cagrad,
+    "nash": agg.nash,
+    "imtl_g": agg.imtl_g,
+    "aligned": agg.aligned,
+    "upgrad": agg.upgrad,
+    "dualproj": agg.dualproj,
+    "config": agg.config,
+    "fairgrad": agg.fairgrad,
+}
+
+
+@pytest.mark.parametrize("count", [EVEN, 11])
+@pytest.mark.parametrize("build", [_over_tasks, pytest.param(_over_clients, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", SUMS)
+def test_a_sum_moves_one_update_whatever_the_number_of_tasks(name, build, count):
+    moved = _moved(build(SUMS[name](), _mapping()), count)
+    reduced = [shape for kind, _, shapes in moved if kind == "all-reduce" for shape in shapes]
+    assert (56, 32) in reduced
+    # nothing but that is larger than the tasks' own examples, or the losses of all: no [K, ...] of updates
+    rest = [n for kind, n, _ in moved if kind != "all-reduce"]
+    if build is _over_tasks:
+        assert max(rest, default=0) <= 16 * 2 * FEATURES
+        assert sum(math.prod(shape) for shape in reduced) <= MODEL + 16 * 2 * FEATURES
+
+
+@pytest.mark.parametrize("count", [EVEN, 11])
+@pytest.mark.parametrize("name", [n if n == "upgrad" else pytest.param(n, marks=pytest.mark.slow) for n in GRAMIANS])
+def test_a_gramian_reduces_inner_products_and_no_device_holds_all_updates(name, count):
+    moved = _moved(_over_tasks(GRAMIANS[name](), _mapping()), count)
+    reduced = [shape for kind, _, shapes in moved if kind == "all-reduce" for shape in shapes]
+    assert (count, count) in reduced and max(map(math.prod, reduced)) <= count * count
+    # an eighth of the numbers of all tasks, rounded up to whole rows, and nothing else that has to do with updates
+    exchanged = sum(n for kind, n, _ in moved if kind == "all-to-all")
+    assert exchanged <= 16 * (7 * 32 + 7 * 3 + 1 + 2 * FEATURES)  # and the tasks' own examples
+    # the rest is one update at most, where the devices do not divide it, never K
+    assert max(n for kind, n, _ in moved if kind != "all-to-all") <= max(LARGEST, count * count)
+
+
+@pytest.mark.parametrize(
+    "name", ["graddrop", *[pytest.param(n, marks=pytest.mark.slow) for n in ("median", "gradnorm")]]
+)
+def test_number_by_number_an_eighth_of_all_updates_moves(name):
+    aggregator = {
+        "graddrop": agg.graddrop,
+        "median": lambda: ml.stacked(_median),
+        "gradnorm": lambda: agg.gradnorm(16, optax.sgd(0.1)),
+    }[name]()
+    moved = _moved(_over_tasks(aggregator, _mapping()), 16)
+    assert max(n for kind, n, _ in moved if kind != "all-to-all") <= LARGEST
+    assert sum(n for kind, n, _ in moved if kind == "all-to-all") <= 16 * (7 * 32 + 7 * 3 + 1 + 2 * FEATURES)
+
+
+@pytest.mark.slow
+def test_the_assertion_sees_what_is_gathered():
+    def by_length(updates, state, params=None, *, weights=None, losses=None, key=None):
+        # sorts along a leaf's own longest dimension, and so needs all of it
+        return jax.tree.map(lambda u: (jnp.sort(u, 1) if u.ndim > 1 else u).mean(0), updates), state
+
+    moved = _moved(_over_tasks(ml.stacked(by_length), _mapping()), 16)
+    assert max(n for kind, n, _ in moved if kind != "all-reduce") >= 2 * LARGEST
+
+
+def _median(updates, state, params=None, *, weights=None, losses=None, key=None):
+    return jax.tree.map(lambda u: jnp.median(u, 0), updates), state
+
+
+@pytest.mark.parametrize("count", [EVEN, 11])
+@pytest.mark.parametrize(
+    "name", ["mean", *[pytest.param(n, marks=pytest.mark.slow) for n in ["graddrop", "weights from losses", *GRAMIANS]]]
+)
+def test_the_numbers_are_those_of_one_device(name, count):
+    aggregator = (SUMS | GRAMIANS | {"graddrop": agg.graddrop})[name]
+    tasks, found = _tasks(count), []
+    for mapping in (ml.vmapped(), _mapping()):
+        algorithm = _over_tasks(aggregator(), mapping)
+        state, step = algorithm.init(KEY, tasks), jax.jit(algorithm.step)
+        for t in range(2):
+            state, metrics = step(state, tasks, jax.random.fold_in(KEY, t))
+        found.append((state, metrics))
+    assert_close(found[1], found[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_keeps_its_parameters_whole_though_their_aggregate_was_in_pieces():
+    algorithm = _over_tasks(ml.gramian(lambda gram, state, key: (gram.share, state)), _mapping())
+    state, _ = ml.run(algorithm, lambda key: _tasks(16), 4, key=KEY, log_every=2, progress=False)
+    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
+    pieces = ml.spread_state(algorithm, Mesh(np.array(jax.devices()), ("tasks",)))
+    state, _ = ml.run(pieces, lambda key: _tasks(16), 4, key=KEY, log_every=2, progress=False)
+    assert state.params["wide"].addressable_shards[0].data.shape == (7, 32)
