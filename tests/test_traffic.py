@@ -164,7 +164,7 @@ def test_the_numbers_are_those_of_one_device(name, count):
 
 
 def test_a_run_keeps_its_parameters_whole_though_their_aggregate_was_in_pieces():
-    algorithm = _over_tasks(ml.gramian(lambda gram, state, key: (gram.share, state)), _mapping())
+    algorithm = _over_tasks(agg.gramian(lambda gram, state, key: (gram.share, state)), _mapping())
     state, _ = ml.run(algorithm, lambda key: _tasks(16), 4, key=KEY, log_every=2, progress=False)
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
     pieces = ml.spread_state(algorithm, Mesh(np.array(jax.devices()), ("tasks",)))
