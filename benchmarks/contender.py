@@ -42,6 +42,7 @@ def contender(
         return metrics
 
     facts = {"compile_s": compiled - start, "memory_bytes": memory(step)}
+    facts["temporary_bytes"] = step.memory_analysis().temp_size_in_bytes
     time_step = repeated(again, jax.block_until_ready)
     return Contender(name, time_step, first_s, float(metrics["loss"]), found, facts)
 

@@ -20,8 +20,11 @@ PEERS = {
     "torch.func, vmap over tasks": ("vmap", "vmap+compile"),
 }
 CONV_PEERS = {
-    "torch, loop over tasks": ("loop", "loop+fused", "loop+channels_last", "loop+channels_last+fused", "loop+compile"),
-    "torch.func, vmap over tasks": ("vmap", "vmap+channels_last", "vmap+compile"),
+    "torch, loop over tasks": (
+        *("loop", "loop+fused", "loop+channels_last", "loop+channels_last+fused"),
+        *("loop+compile", "loop+channels_last+compile"),
+    ),
+    "torch.func, vmap over tasks": ("vmap", "vmap+channels_last", "vmap+compile", "vmap+channels_last+compile"),
 }
 
 

@@ -31,13 +31,30 @@ def earlier(place: Path, quick: bool) -> dict[str, Any]:
     return reports[-1] | {"rows": rows}
 
 
-def falls(report: dict[str, Any], before: dict[str, Any], allowed: float = ALLOWED) -> list[str]:
-    """A sentence for every ratio that is in both and fell by more than the allowed fraction."""
-    old = dict(_ratios(before))
+def elsewhere(report: dict[str, Any], before: dict[str, Any]) -> list[str]:
+    """A sentence for every row that was measured on another processor: what is compared with it may say little."""
+    here = report.get("machine", {}).get("cpu", "")
     return [
-        f"{row}: the ratio of {who!r} fell from {old[row, who]:.3g} to {new:.3g}, by more than {allowed:.0%}."
-        for (row, who), new in _ratios(report)
-        if (row, who) in old and new < (1 - allowed) * old[row, who]
+        f"{row}: the committed ratios are of {was!r}, and this is {here!r}."
+        for row in report["rows"]
+        if (was := before["rows"].get(row, {}).get("cpu", here)) != here
+    ]
+
+
+def falls(report: dict[str, Any], before: dict[str, Any], allowed: float = ALLOWED) -> list[str]:
+    """A sentence for every ratio that fell by more than the allowed fraction, and for everybody whom a row has lost
+    without a word; a line such as 'not installed' is one."""
+    old, new = dict(_ratios(before)), dict(_ratios(report))
+    named = {(row, entry["who"]) for row, result in report["rows"].items() for entry in result["entries"]}
+    lost = [
+        f"{row}: there is no line of {who!r} any more; its ratio was {ratio:.3g}."
+        for (row, who), ratio in old.items()
+        if row in report["rows"] and (row, who) not in named
+    ]
+    return lost + [
+        f"{row}: the ratio of {who!r} fell from {old[row, who]:.3g} to {ratio:.3g}, by more than {allowed:.0%}."
+        for (row, who), ratio in new.items()
+        if (row, who) in old and ratio < (1 - allowed) * old[row, who]
     ]
 
 

@@ -45,6 +45,9 @@ def _line(entry: dict[str, Any]) -> str:
         f"{error:>8} {memory:>8}"
     )
     beside = [f"      {entry['times_floor']:.3g} times the floor"] if "times_floor" in entry else []
+    if "temporary_bytes" in entry:
+        temporaries, compiled = entry["temporary_bytes"] / 2**20, entry["compile_s"]
+        beside.append(f"      {temporaries:.4g} MiB of it temporaries; compiled in {compiled:.2f} s")
     return "\n".join([f"  {entry['who']:<34} {columns}".rstrip(), *beside, *tried])
 
 

@@ -41,3 +41,20 @@ ROWS = {  # the row: its module
     "cold_start": "cold_start",
     "first_step": "first_step",
 }
+
+_ONE_SEED = {"peers": "none trains several seeds at once"}
+_OWN_COST = {"peers": "it is what our own steps cost beside each other"}
+NO_PEERS: dict[str, dict[str, str]] = {  # who has no line in a row, and why; everybody else's are in the modules
+    "fomaml_conv4": {
+        "higher, torchopt": "neither has a first-order inner loop that gives shared parameters a gradient"
+    },
+    "own_conv": {"higher, torchopt": "slower than the loop in maml_conv4, whose step this is"},
+    **dict.fromkeys(("multitask_methods_lenet", "multitask_methods_mlp"), _OWN_COST),
+    **dict.fromkeys(("seeds_sinusoid", "seeds_conv4"), _ONE_SEED),
+    **dict.fromkeys(("curve_tasks", "curve_steps", "curve_steps_remat", "curve_width"), _OWN_COST),
+    **dict.fromkeys(("run_overhead_sinusoid", "run_overhead_conv4"), _OWN_COST),
+    "population": {"peers": "none of rounds_* gathers a cohort inside a compiled round"},
+    "compile_time": {"peers": "theirs is the first step in every other row"},
+    "cold_start": {"peers": "jax, flax and optax alone are what an import is measured against"},
+    "first_step": {"peers": "it is what our own commands take to their first step"},
+}

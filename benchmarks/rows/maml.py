@@ -43,11 +43,12 @@ SIZES = {
 SMALL = {"tasks": 2, "queries": 2, "filters": 8}  # with --quick
 PEERS = {
     "torch, loop over tasks": ("loop", "loop+channels_last", "loop+compile", "loop+channels_last+compile"),
-    "torch.func, vmap over tasks": ("vmap", "vmap+channels_last", "vmap+chunks", "vmap+compile"),
+    "torch.func, vmap over tasks": (
+        *("vmap", "vmap+channels_last", "vmap+chunks", "vmap+compile", "vmap+channels_last+compile"),
+    ),
     "higher": ("higher", "higher+channels_last"),
     "torchopt": ("torchopt", "torchopt+channels_last"),
 }
-# neither library has a first-order inner loop that gives the shared parameters their gradient
 FIRST_ORDER_PEERS = {who: variants for who, variants in PEERS.items() if who not in ("higher", "torchopt")}
 
 

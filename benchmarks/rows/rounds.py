@@ -27,7 +27,10 @@ from metalearn.mapping import Mapping
 _FLOWER, _PFL, _LOOP = "Flower, simulation", "pfl-research", "torch, loop over clients"
 PEERS = {_LOOP: ("loop", "loop+fused", "loop+compile"), _FLOWER: ("flower", "flower+often"), _PFL: ("pfl", "pfl+fused")}
 CONV_PEERS = {
-    _LOOP: ("loop", "loop+fused", "loop+channels_last", "loop+channels_last+fused", "loop+compile"),
+    _LOOP: (
+        *("loop", "loop+fused", "loop+channels_last", "loop+channels_last+fused"),
+        *("loop+compile", "loop+channels_last+compile"),
+    ),
     _FLOWER: ("flower", "flower+channels_last+often"),
     _PFL: ("pfl", "pfl+channels_last+fused"),
 }

@@ -22,7 +22,7 @@ def run(row: str, options: Options) -> dict[str, Any]:
     if row == "run_overhead_sinusoid":
         size: Any = sinusoid.Size()
         algorithm, sample = sinusoid.algorithm_of(size), sinusoid.sample_of(size)
-        often = {"log_every": 100 if options.quick else 500, "checkpoint_every": 200 if options.quick else 10_000}
+        often = {"log_every": 100, "checkpoint_every": 200 if options.quick else 1_000}
     else:
         size = maml.size_of("maml_conv4", options)
         algorithm, sample = maml.algorithm_of(size), omniglot_sampling.sample_of(size, options.quick)

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from benchmarks.regression import earlier, falls
+from benchmarks.regression import earlier, elsewhere, falls
 from benchmarks.summary import markdown
 
 
@@ -13,12 +13,28 @@ def report(date="2030-01-01", quick=False, **ratios):
 
 
 def test_a_fall_by_more_than_the_fraction_is_one_sentence():
-    before = report(a=4.0, b=4.0, c=4.0, gone=4.0)
+    before = report(a=4.0, b=4.0, c=4.0)
     now = report(a=2.7, b=2.9, c=9.0, new=0.1)
     assert falls(now, before) == ["row: the ratio of 'a' fell from 4 to 2.7, by more than 30%."]
     assert falls(now, before, allowed=0.1) == [
         "row: the ratio of 'a' fell from 4 to 2.7, by more than 10%.",
         "row: the ratio of 'b' fell from 4 to 2.9, by more than 10%.",
+    ]
+
+
+def test_a_line_that_is_gone_is_one_sentence_and_one_that_says_why_none():
+    assert falls(report(), report(a=4.0)) == ["row: there is no line of 'a' any more; its ratio was 4."]
+    now = report()
+    now["rows"]["row"]["entries"].append({"who": "a", "status": "not installed"})
+    assert falls(now, report(a=4.0)) == []
+
+
+def test_another_processor_is_named(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(report(a=4.0) | {"machine": {"cpu": "one"}}))
+    before = earlier(tmp_path, quick=False)
+    assert elsewhere(report(a=4.0) | {"machine": {"cpu": "one"}}, before) == []
+    assert elsewhere(report(a=4.0) | {"machine": {"cpu": "other"}}, before) == [
+        "row: the committed ratios are of 'one', and this is 'other'."
     ]
 
 

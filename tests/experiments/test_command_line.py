@@ -107,17 +107,22 @@ def test_another_configuration_is_refused_and_named(monkeypatch, capsys, tmp_pat
     assert "tasks was 2 and is 3" in err
 
 
-def test_help_imports_no_jax():
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py") if "launch(PRESETS" in path.read_text())
+assert "mtl_toy" in EXPERIMENTS
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_help_imports_no_jax(experiment):
     import subprocess
 
     look = (
         "import runpy, sys\nsys.argv = ['x', '--help']\n"
-        "try:\n    runpy.run_module('experiments.omniglot', run_name='__main__')\n"
+        f"try:\n    runpy.run_module('experiments.{experiment}', run_name='__main__')\n"
         "except SystemExit:\n    assert 'jax' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "maml-5way-1shot" in done.stdout
+    assert f"experiments.{experiment}" in done.stdout
 
 
 def tiny(folder):
