@@ -62,6 +62,8 @@ def problem(s: Settings):
     text = ml.data.shakespeare(length=s.length, min_characters=s.min_characters)
     model = ml.from_linen(ml.nets.CharacterRNN(len(text.vocabulary), hidden=s.hidden, layers=s.layers))
     roles = ml.data.partitions.by_group(text.roles)
+    if s.clients not in (len(roles), Settings.clients):
+        raise ml.InputError(f"clients cannot be {s.clients}: min_characters decides, and leaves {len(roles)} roles.")
     return federated.divided(s, "shakespeare", model, text.x, text.y, parts=roles)
 
 

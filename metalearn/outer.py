@@ -143,6 +143,7 @@ def over_clients(
     `spread_state`.
 
     Where nobody is present the aggregate is zero, and the optimizer goes on with that: SGD stays, momentum moves on.
+    The loss and the metrics of such a step are 0.
     """
 
     def start(key, batch):

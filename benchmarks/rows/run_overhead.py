@@ -1,8 +1,9 @@
 """What `run` costs beside the steps: its logs, checkpoints and progress, with a folder, over the programs it compiles.
 
-`run_overhead_sinusoid`: the MAML of the row `sinusoid_25` (a step of microseconds), logged every 100 steps and saved
-every 1,000, which are `run`'s defaults; `run_overhead_conv4`: that of `maml_conv4`, logged and saved every 10. The
-ratio is the steps' own time over that of `run`: .97 is an overhead of 3%. Compilation and the last save are left out.
+`run_overhead_sinusoid`: the MAML of the row `sinusoid_25` (a step of microseconds) at `run`'s defaults, logged
+every 100 steps and saved every 30 seconds, for so many steps that it is saved once; `run_overhead_conv4`: that of
+`maml_conv4`, logged and saved every 10. The ratio is the steps' own time over that of `run`: .97 is an overhead of 3%.
+Compilation and the last save are left out.
 """
 
 import contextlib
@@ -18,16 +19,15 @@ from benchmarks.rows import maml, omniglot_sampling, sinusoid
 
 
 def run(row: str, options: Options) -> dict[str, Any]:
-    """`run`, then the steps alone; five rounds at most, because every round compiles anew."""
+    """`run`, then the steps alone; three or five rounds at most, because every round compiles anew."""
     if row == "run_overhead_sinusoid":
         size: Any = sinusoid.Size()
         algorithm, sample = sinusoid.algorithm_of(size), sinusoid.sample_of(size)
-        often = {"log_every": 100, "checkpoint_every": 200 if options.quick else 1_000}
+        often, steps, most = {"log_every": 100}, 300 if options.quick else 80_100, 3
     else:
         size = maml.size_of("maml_conv4", options)
         algorithm, sample = maml.algorithm_of(size), omniglot_sampling.sample_of(size, options.quick)
-        often = {"log_every": 10, "checkpoint_every": 10}
-    steps = often["log_every"] + 2 * often["checkpoint_every"]
+        often, steps, most = {"log_every": 10, "checkpoint_every": 10}, 30, 5
     measured = steps - often["log_every"]
     bare = run_programs(algorithm, sample, KEY, None, "the steps alone")
     alone = bare._replace(time_step=lambda repeats: bare.time_step(measured))  # as many as are measured of `run`
@@ -38,5 +38,5 @@ def run(row: str, options: Options) -> dict[str, Any]:
         return (history[-1]["time"] - history[0]["time"]) / (history[-1]["step"] - history[0]["step"])
 
     whole = Contender("run, with a folder", time_run, bare.first_s)
-    few = options._replace(rounds=min(options.rounds, 5))
+    few = options._replace(rounds=min(options.rounds, most))
     return {"setting": size._asdict() | often, **compare([whole, alone], few, warmup=1)}

@@ -117,19 +117,20 @@ def cohort(
         raise InputError(f"sampling must be 'uniform', 'size' or 'poisson', but is {sampling!r}.")
     if (sampling == "poisson") != (rate is not None):
         raise InputError("rate is the chance of Poisson sampling: give it with sampling='poisson' and only there.")
-    if temperature != 1 and sampling != "size":
+    plain = not isinstance(temperature, jax.core.Tracer) and temperature == 1
+    if not plain and sampling != "size":
         raise InputError("temperature is of sampling='size': give it there only.")
     _between("temperature", temperature, lambda value: value > 0, "above 0")
     _between("dropout", dropout, lambda value: 0 <= value < 1, "at least 0 and below 1")
     if rate is not None:
         _between("rate", rate, lambda value: 0 < value <= 1, "above 0 and at most 1")
     query = _alike(population, query)
-    most = int(population.sizes.max()) if max_examples is None else positive("max_examples", max_examples)
-    most_query = 0 if query is None else int(query.sizes.max())
+    most = int(np.asarray(population.sizes).max()) if max_examples is None else positive("max_examples", max_examples)
+    most_query = 0 if query is None else int(np.asarray(query.sizes).max())
     # where every row is a real example there is no mask, and a step of training need not ask whether it is one
     answered = not isinstance(dropout, jax.core.Tracer) and dropout == 0 and sampling != "poisson"
-    whole = answered and int(population.sizes.min()) >= most
-    if temperature == 1 and _draws_suffice(population, size, sampling, rate):
+    whole = answered and int(np.asarray(population.sizes).min()) >= most
+    if plain and _draws_suffice(population, size, sampling, rate):
         select = _by_draws(size, count, sampling, rate)
     else:
         select = _by_scores(size, count, sampling, rate, temperature)
@@ -235,7 +236,9 @@ def _by_scores(size: int, count: int, sampling: str, rate: Any, temperature: Any
 
     def select(population, key):
         chance = jax.random.uniform(key, (count,), minval=1e-12)
-        score = jnp.log(chance) / population.sizes ** (1 / temperature) if sampling == "size" else -chance
+        score = -chance
+        if sampling == "size":  # the order of chance^(1 / n^(1 / temperature)), whose powers would overflow
+            score = jnp.log(population.sizes) / temperature - jnp.log(-jnp.log(chance))
         _, ids = jax.lax.top_k(score, size)
         return ids, chance[ids] < rate if sampling == "poisson" else jnp.ones(size, bool)
 

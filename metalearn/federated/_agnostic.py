@@ -32,7 +32,7 @@ def agnostic(
     γ = `mixture_rate`.
     A client's λ is found by `task.id`. Deviation: clients may take several local steps, where the paper's stochastic
     algorithm takes one gradient; with `num_steps=1` and no `batch_size` it is that. It returns the last iterate, the
-    paper the average of all.
+    paper the average of all. The update of an id that is not below `num_clients` is NaN, at which `run` stops.
     """
     loss = supervised(model, criterion)
     learn = fit(loss, optimizer, **options)
@@ -46,7 +46,8 @@ def agnostic(
         params, mixture = shared["params"], shared["mixture"]
         before, _ = loss(params, task.support, key)
         fitted = learn(params, task.support, key)
-        scale = num_clients * mixture[task.id]
+        # an index beyond the end would quietly be the last client's
+        scale = jnp.where(task.id < num_clients, num_clients * mixture[task.id], jnp.nan)
         direction = {
             "params": jax.tree.map(lambda d: scale * d, moved(params, fitted.params)),
             "mixture": jnp.zeros(num_clients).at[task.id].set(num_clients * before),

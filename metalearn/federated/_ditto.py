@@ -41,9 +41,9 @@ def ditto(
         return params, params
 
     def client(shared, row, task, key):
-        shared_key, own_key = jax.random.split(key)
         anchor = proximal(strength).init(shared)
-        return train(shared, task, shared_key), own(row, task.support, own_key, penalty_state=anchor).params
+        # one key: w sees FedAvg's minibatches, v_k the same ones, and who is late is late for both
+        return train(shared, task, key), own(row, task.support, key, penalty_state=anchor).params
 
     server = optax.sgd(1.0) if server is None else server
     algorithm = over_clients(

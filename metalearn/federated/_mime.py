@@ -37,6 +37,7 @@ def mime(
         couples U and V, so a local step also sees its own gradient's part in the moment, (β s + g) for momentum.
       lite: MimeLite; c is then used for s alone.
       server_rate: 1 takes the mean of y_i; the paper's.
+      drop_nonfinite: in each exchange by itself: the metrics are `dropped_gradients` and `dropped`.
     """
     loss = supervised(model, criterion)
     penalty = None if lite else _correction(loss)
@@ -78,8 +79,9 @@ def mime(
     second = over_tasks(init, client, mean(), optax.stateless(server), mapping=mapping, drop_nonfinite=drop_nonfinite)
 
     def step(state, batch, key):
-        asked, _ = first.step(state, batch, jax.random.fold_in(key, 0))
-        return second.step(asked, batch, jax.random.fold_in(key, 1))
+        asked, before = first.step(state, batch, jax.random.fold_in(key, 0))
+        state, metrics = second.step(asked, batch, jax.random.fold_in(key, 1))
+        return state, metrics | {f"{name}_gradients": before[name] for name in ("dropped",) if name in before}
 
     def down(shared):
         return {name: part for name, part in shared.items() if name != "gradient" or not lite}

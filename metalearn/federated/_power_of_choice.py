@@ -18,7 +18,8 @@ def power_of_choice(algorithm: Federated, criterion: Criterion, size: int, *, ma
     it: the global one, or its own where the algorithm has such. The paper samples candidates with chances in
     proportion to their examples, `data.cohort(clients, d, sampling="size")`, and takes the plain mean of those who
     trained; here they are aggregated as the algorithm does. Absent candidates are chosen only where too few are
-    present, and stay absent. A candidate without an id goes by its place among the candidates.
+    present, and stay absent; one whose loss is NaN is chosen after all others that are present.
+    A candidate without an id goes by its place among the candidates.
 
     Raises `InputError` where `size` is not positive, or more than there are candidates.
     """
@@ -34,7 +35,8 @@ def power_of_choice(algorithm: Federated, criterion: Criterion, size: int, *, ma
         ask_key, step_key = jax.random.split(key)
         losses = ask(state.params, batch._replace(query=batch.support), ask_key, state.table)["loss"]
         present = jax.vmap(num_real)(batch.support) > 0
-        _, chosen = jax.lax.top_k(jnp.where(present, losses, -jnp.inf), size)
+        worst = jnp.finfo(losses.dtype).min
+        _, chosen = jax.lax.top_k(jnp.where(present, jnp.nan_to_num(losses, nan=worst), -jnp.inf), size)
         return algorithm.step(state, jax.tree.map(lambda a: a[chosen], batch), step_key)
 
     return algorithm._replace(step=step)

@@ -30,6 +30,8 @@ def partial(
 ) -> Federated:
     """A federated algorithm whose clients keep the leaves that `own` matches, and train them in `phases`: a list of
     (optimizer, `where`, what differs from the options of `inner.fit`)."""
+    if "where" in options:
+        raise InputError(f"where={options['where']!r} cannot be given: own={own!r} says what is trained by whom")
     loss = supervised(model, criterion)
     learns: list[Callable] = [
         fit(loss, optimizer, where=where, **(options | other)) for optimizer, where, other in phases
@@ -41,8 +43,8 @@ def partial(
 
     def client(shared, row, task, key):
         params, fitted = merge(row, shared), None
-        for i, learn in enumerate(learns):
-            fitted = learn(params, task.support, jax.random.fold_in(key, i))
+        for learn in learns:  # with one key: who is late in one phase is late in all
+            fitted = learn(params, task.support, key)
             params = fitted.params
         mine, common = split(params, own)
         return proposal(moved(shared, common), task.support, fitted, common), mine

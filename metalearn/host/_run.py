@@ -22,6 +22,8 @@ from metalearn.host import checkpoint, interrupts, lock, logs, processes, proven
 from metalearn.host.progress import shown
 from metalearn.host.steps import programs
 
+_SECONDS = 30.0  # between checkpoints, where nobody says how many steps
+
 
 class NonFiniteLoss(FloatingPointError):
     """The training loss or the state is no longer finite; the message names the step and the last good checkpoint."""
@@ -59,7 +61,8 @@ def run(
       evaluate: `(state, key) -> metrics`, compiled here; called after every `every` steps and after the last.
       every: steps between evaluations; None means only after the last.
       log_every: steps averaged in one record. Steps run in compiled chunks of at most this many.
-      checkpoint_every: steps between checkpoints; `every`, or ten times `log_every`, unless given.
+      checkpoint_every: steps between checkpoints; `every` unless given. Without either, a checkpoint follows the first
+        record that is 30 seconds or more after the last one, so that saving costs nothing beside fast steps.
       folder: where everything of the run goes: `config.json`, `environment.json`, `log.jsonl`, `tensorboard/`,
         `checkpoints/`. None keeps nothing.
       config: a dict or dataclass that describes the run. Going on with another is refused, except for the top-level
@@ -88,7 +91,7 @@ def run(
     every = None if every is None else _count("every", every)
     progress = progress and processes.leads()
     num_steps, log_every, keep = _count("num_steps", num_steps), _count("log_every", log_every), _count("keep", keep)
-    checkpoint_every = _count("checkpoint_every", checkpoint_every or every or 10 * log_every)
+    checkpoint_every = every if checkpoint_every is None else _count("checkpoint_every", checkpoint_every)
     _check_key(key)
     compiled = programs(algorithm, sample, evaluate, key, log_every)
     score = _scoring(best, compiled.evaluated)
@@ -108,7 +111,7 @@ def run(
                 if progress:
                     _say(f"resuming from step {step} ({folder})")
         state = compiled.init(key) if state is None else state
-        finite = _finite(processes.on_host(state)) if folder is not None else []
+        finite = _finite(processes.on_host(state))
         periods = [period for period in (log_every, every, checkpoint_every) if period]
         began = time.perf_counter() - max((line["time"] for line in history if "time" in line), default=0.0)
 
@@ -118,7 +121,7 @@ def run(
             interrupts.deferred(folder is not None) as interrupted,
         ):
             newest: dict[str, Any] = {}
-            signal = None
+            signal, saved = None, time.perf_counter()
             while step < num_steps and not signal:
                 count = min(num_steps, *((step // period + 1) * period for period in periods)) - step
                 start = time.perf_counter()
@@ -140,11 +143,13 @@ def run(
                     kept.write(line)
                 show(step, newest)
                 signal = processes.agreed(interrupted())
-                if folder is not None and (step % checkpoint_every == 0 or step == num_steps or signal):
+                due = step % checkpoint_every == 0 if checkpoint_every else _long_ago(saved)
+                if step == num_steps or (folder is not None and (due or signal)):
                     copied = processes.on_host(state)
                     if bad := _bad_state(copied, finite, step):
                         raise kept.spoiled(bad)
                     kept.save(step, copied, score(result))
+                    saved = time.perf_counter()
             kept.wait()
             signal = processes.agreed(interrupted())
         if signal:
@@ -153,6 +158,11 @@ def run(
             )
             interrupts.leave(signal)
         return state, history
+
+
+def _long_ago(saved: float) -> bool:
+    """The same for all processes, by the clock of any."""
+    return bool(processes.agreed(int(time.perf_counter() - saved >= _SECONDS)))
 
 
 class _Kept(NamedTuple):

@@ -63,6 +63,60 @@ def test_dirichlet_has_the_moments_of_its_distribution():
     assert abs(np.var(shares) / variance - 1) < 0.25
 
 
+def test_dirichlet_draws_every_label_by_itself():
+    """Of two labels the shares of one client are uncorrelated, and a client lacks most labels where c is small."""
+    labels = np.repeat([0, 1], 500)
+    shares = []
+    for seed in range(600):
+        own = labels[partitions.dirichlet(labels, 5, 0.7, seed=seed)[0]]
+        shares.append([(own == 0).mean() * len(own) / 500, (own == 1).mean() * len(own) / 500])
+    first, second = np.array(shares).T
+    assert abs(np.corrcoef(first, second)[0, 1]) < 4 / np.sqrt(600)
+    assert first.mean() == pytest.approx(1 / 5, abs=0.03)
+
+
+def test_iid_clients_have_the_labels_of_all():
+    """Counts of a label are hypergeometric: mean n p, variance n p (1 - p) (N - n) / (N - 1)."""
+    n, share = 50, 0.3
+    labels = np.arange(1_000) < 300
+    counts = np.array([labels[part].sum() for seed in range(60) for part in partitions.iid(1_000, 20, seed=seed)])
+    assert counts.mean() == pytest.approx(n * share)
+    expected = n * share * (1 - share) * (1_000 - n) / 999
+    assert counts.var() == pytest.approx(expected, rel=4 * np.sqrt(2 / len(counts)))
+
+
+def test_quantity_has_the_moments_of_its_distribution():
+    """Shares of all examples are Dirichlet: mean 1/K, variance (K - 1) / (K² (K c + 1))."""
+    clients, c = 5, 2.0
+    shares = np.array([len(partitions.quantity(2_000, clients, c, seed=seed)[0]) / 2_000 for seed in range(600)])
+    variance = (clients - 1) / (clients**2 * (clients * c + 1))
+    assert shares.mean() == pytest.approx(1 / clients, abs=4 * np.sqrt(variance / 600))
+    assert shares.var() == pytest.approx(variance, rel=0.25)
+
+
+def test_shards_are_of_one_size_and_two_to_a_client():
+    labels = np.repeat(np.arange(10), 200)
+    parts = partitions.shards(labels, 50)
+    assert {len(part) for part in parts} == {40}  # two shards of twenty
+    assert {len(np.unique(labels[part])) for part in parts} <= {1, 2}
+
+
+@pytest.mark.parametrize("temperature", [0.01, 1.0, 100.0])
+def test_sampling_by_size_at_any_temperature(temperature):
+    """Powers of 1 / temperature overflow; the order that they stand for does not."""
+    parts = np.split(np.arange(60), [10, 30])  # of 10, 20 and 30 examples
+    population = ml.data.clients(np.zeros(60), np.zeros(60), parts)
+
+    def first(temperature, key):
+        return ml.data.cohort(population, 1, sampling="size", temperature=temperature)(key).id[0]
+
+    keys = jax.random.split(KEY, 2_000)
+    found = np.asarray(jax.jit(jax.vmap(first, (None, 0)))(temperature, keys))  # traced, too
+    weights = np.array([10.0, 20.0, 30.0]) / 30
+    expected = weights ** (1 / temperature) / (weights ** (1 / temperature)).sum()
+    np.testing.assert_allclose(np.bincount(found, minlength=3) / 2_000, expected, atol=0.045)
+
+
 def test_splits():
     parts = partitions.quantity(2_000, 60, 0.3, seed=2)
     learn, test = partitions.split_each(parts, 0.2, seed=1)

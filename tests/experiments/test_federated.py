@@ -4,6 +4,7 @@ import itertools
 import sys
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
@@ -263,3 +264,26 @@ def test_the_server_and_the_centralised_model_see_images_as_clients_do():
     assert {image.tobytes() for image in np.asarray(problem.pooled.x)} == of_clients
     upright = {image.tobytes() for image in np.asarray(ml.data.images.to_float(x))}
     assert not of_clients <= upright
+
+
+def test_nobody_is_late_when_all_are_measured():
+    few = replace(digits_federated.PRESETS["few"][1], late=1.0, epochs=3)
+    problem = digits_federated.problem(few)
+    support, query = problem.test
+    tasks = ml.data.everyone(support, query)
+    late, punctual = (federated.METHODS["perfedavg"].make(s, problem, 0.1) for s in (few, replace(few, late=0.0)))
+    state = punctual.init(jax.random.key(0), tasks)
+    found = [
+        ml.evaluate(one.learner, problem.criterion)(state.params, tasks, jax.random.key(1), state.table)["loss"]
+        for one in (late, punctual)
+    ]
+    np.testing.assert_array_equal(*found)
+
+
+def test_the_roles_decide_how_many_clients_there_are():
+    try:
+        ml.data.shakespeare()
+    except ml.InputError as error:
+        pytest.skip(str(error))
+    with pytest.raises(ml.InputError, match="clients cannot be 7: min_characters decides, and leaves 99 roles"):
+        shakespeare_federated.problem(shakespeare_federated.Settings(clients=7))

@@ -85,3 +85,13 @@ def test_more_than_there_are_is_refused():
         fl.power_of_choice(averaging(), criterion, 0)
     with pytest.raises(InputError, match="size=4 clients cannot be chosen out of 3 candidates"):
         run(fl.power_of_choice(averaging(), criterion, 4))
+
+
+def test_a_loss_that_is_not_a_number_is_chosen_last():
+    tasks = clients()
+    y = tasks.support.y.at[0, 0].set(jnp.nan)
+    tasks = tasks._replace(support=tasks.support._replace(y=y))
+    state = run(fl.power_of_choice(averaging(), criterion, 2), tasks, rounds=1)[-1]
+    assert_near(vector(state.params), average(START, (1, 2)))
+    state = run(fl.power_of_choice(averaging(), criterion, 3), tasks, rounds=1)[-1]
+    assert np.isnan(vector(state.params)).all()  # and it does not pass unseen where it must be chosen

@@ -352,6 +352,25 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
     assert checkpoint.steps(tmp_path) == [10, 20, 30]
 
 
+def test_without_a_folder_a_state_that_is_not_finite_is_not_returned():
+    def spoiling(state, batch, key):
+        state, metrics = step(state, batch, key)
+        return state | {"params": jnp.where(state["count"] == 20, jnp.nan, state["params"])}, metrics
+
+    with pytest.raises(NonFiniteLoss, match=r"The state's \['params'\] is not finite after step 20; nothing was saved"):
+        quiet(20, algorithm=Algorithm(init, spoiling))
+
+
+def test_checkpoints_are_seconds_apart_unless_steps_are_given(tmp_path, monkeypatch):
+    quiet(60, folder=tmp_path / "fast")
+    assert checkpoint.steps(tmp_path / "fast") == [60]
+    monkeypatch.setattr("metalearn.host._run._SECONDS", 0.0)
+    quiet(30, folder=tmp_path / "slow", keep=5)
+    assert checkpoint.steps(tmp_path / "slow") == [10, 20, 30]
+    with pytest.raises(InputError, match="checkpoint_every"):
+        quiet(10, folder=tmp_path / "none", checkpoint_every=0)
+
+
 @pytest.mark.slow
 def test_convolutions_are_not_put_into_a_loop_on_cpu():
     images = jnp.ones((2, 8, 8, 1))
