@@ -1,5 +1,6 @@
 """From settings to trained, tested and reported federations: what every federated experiment shares."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -222,8 +223,12 @@ def algorithm_of(s: Any, problem: Problem) -> Federated:
     """The one method and rate of `s`."""
     method, rate = method_of(s.methods[0]), s.rates[0]
     if s.decay == 1:
-        return method.make(s, problem, rate)
-    return fl.by_round(lambda now: method.make(s, problem, now), lambda t: rate * s.decay**t)
+        algorithm = method.make(s, problem, rate)
+    else:
+        algorithm = fl.by_round(lambda now: method.make(s, problem, now), lambda t: rate * s.decay**t)
+    if s.candidates is None or method.data != "train":
+        return algorithm
+    return fl.power_of_choice(algorithm, problem.criterion, s.cohort, mapping=spread(s.devices))
 
 
 def main(s: Any, problem_of: Callable[[Any], Problem]) -> None:
@@ -232,7 +237,7 @@ def main(s: Any, problem_of: Callable[[Any], Problem]) -> None:
     problem = problem_of(s)
     print(
         f"{problem.num_clients} clients of {int(problem.train.sizes.min())} to {int(problem.train.sizes.max())} "
-        f"training examples; {100 * ml.data.padding(problem.train):.0f}% of a padded cohort is padding"
+        f"training examples; {100 * ml.data.padding(problem.train, s.max_examples):.0f}% of a padded cohort is padding"
     )
     folders = []
     for name in s.methods:
@@ -292,9 +297,13 @@ def sample_of(s: Any, problem: Problem) -> Any:
     data = method_of(s.methods[0]).data
     if data == "pooled":
         return ml.data.cohort(problem.pooled, 1)
+    size, rate, there = s.candidates or s.cohort, None, problem.num_clients
+    if s.sampling == "poisson":  # room for four standard deviations more than there are on average
+        rate, size = size / there, min(there, math.ceil(size + 4 * math.sqrt(size)))
+    options = {"dropout": s.dropout, "sampling": s.sampling, "rate": rate, "max_examples": s.max_examples}
     if data == "halves":
-        return ml.data.cohort(problem.inner, s.cohort, query=problem.outer, dropout=s.dropout)
-    return ml.data.cohort(problem.train, s.cohort, dropout=s.dropout)
+        return ml.data.cohort(problem.inner, size, query=problem.outer, **options)
+    return ml.data.cohort(problem.train, size, **options)
 
 
 def judged(algorithm: Federated, problem: Problem, on: tuple[Clients, Clients]) -> Callable:
@@ -328,6 +337,7 @@ def tested(s: Any, problem: Problem, state: Any, history: list) -> Row:
         split=s.partition,
         budget=s.rounds,
         rate=s.rates[0],
+        padding=ml.data.padding(problem.train, s.max_examples) if method.data == "train" else None,
         target=None if s.target is None else f"{100 * s.target:g}%",
         rounds=None if s.target is None else spelled(history, s.target, s.rounds),
         down=None if sent is None else sent.down,
@@ -369,6 +379,12 @@ def check_settings(s: Any) -> None:
     train = s.clients - s.validation_clients - s.test_clients
     if not 1 <= s.cohort <= train:
         raise InputError(f"cohort must be between 1 and the {train} clients that train, but is {s.cohort}.")
+    if s.sampling not in ("uniform", "poisson"):  # by size, weights by size would count it twice
+        raise InputError(f"sampling must be uniform or poisson, but is {s.sampling!r}.")
+    if s.candidates is not None and not s.cohort <= s.candidates <= train:
+        raise InputError(f"candidates must be between the cohort's {s.cohort} and {train}, but is {s.candidates}.")
+    if s.max_examples is not None and s.max_examples < 1:
+        raise InputError(f"max_examples must be at least 1, but is {s.max_examples}.")
     keeping = [name for name in s.methods if s.test_clients and method_of(name).keeps]
     if keeping:
         raise InputError(f"clients who never trained have no model of {keeping[0]!r}: test_clients must be 0.")

@@ -72,7 +72,7 @@ def _step(method: Callable) -> Callable[..., ml.Algorithm]:
 
 def _emphasis(k: int, first: float) -> np.ndarray:
     """Weights with mean 1, of which the first task has the share `first`, and the others share the rest."""
-    return k * np.array([first, *[(1 - first) / (k - 1)] * (k - 1)])
+    return np.ones(1) if k == 1 else k * np.array([first, *[(1 - first) / (k - 1)] * (k - 1)])
 
 
 def _auto_lambda(s: Any, pieces: Any, optimizer: Any, count: int, epoch: int, weights_rate: float) -> ml.Algorithm:
@@ -179,7 +179,12 @@ def main(s: Any, problem_of: Callable[[Any], Problem]) -> None:
     found = []
     for name in s.methods:
         print(f"{method_of(name).title}: {s.folder}/{name.replace(':', '.')}")
-        found.append(tuned(s, problem, name))
+        try:
+            found.append(tuned(s, problem, name))
+        except FloatingPointError:  # the others' hours are not lost
+            print(f"  {method_of(name).title} has no row: every rate diverged")
+            if name in ("single", "equal") or len(s.methods) == 1:
+                raise  # what all others are compared with
     table = table_of(s, problem, found)
     write(s, problem, found, table)
 
@@ -214,8 +219,16 @@ def best_of(s: Any, problem: Problem, name: str, tasks: list[str]) -> tuple[Cand
         raise failed
     gains = relative(problem, tasks, np.stack([run.validation.mean(0) for run in found.values()])).mean(1)
     scores = dict(zip(found, gains.tolist()))
-    best = max((one for one in candidates if one.label in found), key=lambda one: scores[one.label])
-    return best, scores, found[best.label] if short is s else learned(s, problem, name, best, tasks)
+    for best in sorted((one for one in candidates if one.label in found), key=lambda one: -scores[one.label]):
+        if short is s:
+            return best, scores, found[best.label]
+        try:
+            return best, scores, learned(s, problem, name, best, tasks)
+        except FloatingPointError as error:  # what went well in a short run of one seed
+            print(f"  rate {best.label}, trained to the end: {error}")
+            failed = error
+    assert failed is not None
+    raise failed
 
 
 def relative(problem: Problem, tasks: list[str], values: np.ndarray) -> np.ndarray:

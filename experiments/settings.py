@@ -78,7 +78,13 @@ class Federation:
     test_clients: int = 0
     """Of all clients, those that never train, and are tested; none: every client is, on its test examples."""
     cohort: int = 10
-    """Clients a round."""
+    """Clients a round; of poisson sampling, on average."""
+    sampling: str = "uniform"
+    """uniform, or poisson (everybody by itself)."""
+    candidates: int | None = None
+    """Clients sampled for a round, of whom those with the largest losses are its cohort (power of choice)."""
+    max_examples: int | None = None
+    """The most that a client shows in a round, drawn at random; by default all it has."""
     dropout: float = 0.0
     """The chance that a sampled client does not answer."""
     drop_nonfinite: bool = False

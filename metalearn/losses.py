@@ -13,7 +13,7 @@ from metalearn.aggregate._gram import combination
 from metalearn.core import Aggregator, Algorithm, Aux, Batch, InputError, Key, Params
 from metalearn.mapping import Mapping
 from metalearn.outer import State
-from metalearn.tree import merge, num_rows, partition, with_statistics
+from metalearn.tree import merge, num_rows, partition, select, statistics, with_statistics
 
 _SMALL = 100_000  # numbers that K backward passes may each have for themselves
 
@@ -162,7 +162,10 @@ def over_losses(
             direction = jax.tree.map(jnp.add, direction, held)
         updates, opt_state = optimizer.update(direction, opt_state, trained)
         new = merge(optax.apply_updates(trained, updates), rest)
-        seen = {"shared": shared_statistics, "tasks": {name: aux[name].statistics for name in names}}
+        seen = {"shared": shared_statistics, "tasks": {}}
+        for k, name in enumerate(names):  # those of a task without an example are of nothing
+            own_seen, before = aux[name].statistics, statistics(rest["tasks"][name])
+            seen["tasks"][name] = None if own_seen is None else select(weights[k] > 0, own_seen, before)
         new = {
             "shared": with_statistics(new["shared"], seen["shared"]),
             "tasks": {name: with_statistics(new["tasks"][name], seen["tasks"][name]) for name in names},

@@ -16,19 +16,22 @@ def cagrad(c: float | jax.Array = 0.5) -> Aggregator:
     offers this, no division, and one by 1 + c².
 
     For a given gain ν the nearest d with g_kᵀ d ≥ ν for all k is a quadratic program; its distance from g_0 is convex
-    and increasing in ν, and Newton's method finds where it is c ‖g_0‖. The authors minimise the dual numerically.
+    and increasing in ν, and Newton's method finds where it is c ‖g_0‖. The authors minimise the dual numerically. The
+    program is solved for unit gradients, because norms may lie many powers of ten apart; a task whose gradient is zero
+    has no say.
     """
 
     def weigh(gram: Gram, state, key):
-        matrix, share = gram.matrix, gram.share
-        present = gram.present
-        apart = jnp.where(present[:, None] & present[None], regular(matrix), jnp.eye(len(matrix), dtype=matrix.dtype))
+        matrix, share, there = gram.matrix, gram.share, gram.nonzero
+        eye = jnp.eye(len(matrix), dtype=matrix.dtype)
+        apart = jnp.where(there[:, None] & there[None], regular(gram.cosines), eye)
+        inverse = jnp.where(there, 1 / jnp.where(there, gram.norms, 1), 0)
         gains = matrix @ share  # of the mean gradient
         radius = c * jnp.sqrt(jnp.maximum(share @ gains, 0))
 
         def change(gain):
-            x = nonnegative(apart, jnp.where(present, gain - gains, 0))
-            return x, jnp.sqrt(jnp.maximum(x @ apart @ x, 0))
+            z = nonnegative(apart, (gain - gains) * inverse)
+            return z * inverse, jnp.sqrt(jnp.maximum(z @ apart @ z, 0))
 
         def newton(carry):
             gain, (x, distance), turns = carry
@@ -39,7 +42,8 @@ def cagrad(c: float | jax.Array = 0.5) -> Aggregator:
             _, (_, distance), turns = carry
             return (jnp.abs(distance - radius) > 1e3 * jnp.finfo(matrix.dtype).eps * radius) & (turns < 50)
 
-        most = jnp.where(present, gains, jnp.inf).min() + radius * jnp.where(present, gram.norms, 0).max()
+        most = jnp.where(there, gains + radius * gram.norms, jnp.inf).min(initial=jnp.inf)
+        most = jnp.where(there.any(), most, 0)
         _, (x, distance), _ = jax.lax.while_loop(unfinished, newton, (most, change(most), 0))
         x = x * jnp.where(distance > 0, radius / jnp.where(distance > 0, distance, 1), 0)
         return (share + x) / (1 + c), state

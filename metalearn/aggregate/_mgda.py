@@ -19,9 +19,10 @@ _SCALES = {
 def mgda(normalise: str = "none") -> Aggregator:
     """u = Σ_k w_k g_k with w = argmin ‖Σ_k w_k g_k / s_k‖² over the simplex.
 
-    No task's loss grows along -u, to first order; u is zero exactly where no such direction exists. `normalise` gives
-    s: "none" (1), "l2" (the norm), "loss", or "loss+" (loss times norm), as in the authors' code, which used "loss+"
-    for MultiMNIST; the weights found so apply to the gradients as they are. Convention: weights sum to 1.
+    With s = 1 no task's loss grows along -u, to first order, and u is zero exactly where no such direction exists.
+    `normalise` gives s: "none" (1), "l2" (the norm), "loss", or "loss+" (loss times norm), as in the authors' code,
+    which used "loss+" for MultiMNIST; the weights found so apply to the gradients as they are, and with any s but 1 a
+    loss may grow. Convention: weights sum to 1.
 
     The program is solved exactly rather than by Frank-Wolfe. In `over_losses` with `at="features"` this is MGDA-UB.
     """

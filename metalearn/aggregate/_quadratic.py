@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 
 _REGULAR = 1e-6  # relative to the largest diagonal entry: gradients that depend linearly have many solutions
 
@@ -61,6 +62,14 @@ def shortest(cosines: jax.Array, norms: jax.Array, present: jax.Array) -> jax.Ar
     apart = jnp.where(there[:, None] & there[None], regular(cosines), jnp.eye(len(cosines), dtype=cosines.dtype))
     x = jnp.where(none.any(), none.astype(norms.dtype), nonnegative(apart, inverse) * inverse)
     return x / jnp.maximum(x.sum(), jnp.finfo(x.dtype).tiny)
+
+
+def onto_simplex(w: jax.Array, among: jax.Array) -> jax.Array:
+    """The nearest point of the simplex of those `among`, `[K]`; zero where nobody is."""
+    # a coordinate more than 1 below the largest is 0 in the projection, which any constant added to all leaves alone
+    below = w - jnp.where(among, w, -jnp.inf).max(initial=jnp.finfo(w.dtype).min)
+    projected = optax.projections.projection_simplex(jnp.where(among, jnp.maximum(below, -2), -2))
+    return jnp.where(among, projected, 0)
 
 
 def into_dual_cone(matrix: jax.Array, w: jax.Array) -> jax.Array:

@@ -22,6 +22,7 @@ from metalearn.host import checkpoint, interrupts, lock, logs, processes, proven
 from metalearn.host.progress import shown
 from metalearn.host.steps import programs
 
+_APART = 1e4  # between two tasks' losses, from which on it is said
 _SECONDS = 30.0  # between checkpoints, where nobody says how many steps
 
 
@@ -131,6 +132,8 @@ def run(
                     raise kept.spoiled(bad)
                 step += count
                 means = {name: _mean(values) for name, values in metrics.items()}
+                if not history and progress and (said := _far_apart(means)):
+                    _say(said)
                 speed = {"time": round(now - began, 3), "steps_per_second": round(count / (now - start), 3)}
                 records = [logs.record(step, "train", means) | speed]
                 result: Mapping[str, Any] = {}
@@ -301,6 +304,18 @@ def _bad_loss(metrics: Mapping[str, np.ndarray], step: int) -> str | None:
     parts = [f"{name} {values[first]:.4g}" for name, values in metrics.items() if name.endswith("/loss")]
     of = f" ({', '.join(parts)})" if parts else ""
     return f"The loss{seed} is {losses[first]} at step {step + first[0] + 1}{of}"
+
+
+def _far_apart(means: Mapping[str, Any]) -> str | None:
+    """One sentence where tasks' losses differ so much that their mean is the largest alone."""
+    losses = {name: float(np.abs(np.nanmean(value))) for name, value in means.items() if name.endswith("/loss")}
+    losses = {name: value for name, value in losses.items() if value > 0}
+    if len(losses) < 2 or max(losses.values()) < _APART * min(losses.values()):
+        return None
+    small, large = min(losses, key=losses.__getitem__), max(losses, key=losses.__getitem__)
+    return (
+        f"losses lie far apart: {large} is {losses[large]:.3g} and {small} {losses[small]:.3g}; a mean follows {large}."
+    )
 
 
 def _finite(state: Any) -> list[bool]:

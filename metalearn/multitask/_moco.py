@@ -10,6 +10,7 @@ import optax
 
 from metalearn.aggregate import stacked
 from metalearn.aggregate._gram import combination
+from metalearn.aggregate._quadratic import onto_simplex
 from metalearn.core import Algorithm, Params
 from metalearn.losses import over_losses
 
@@ -59,17 +60,22 @@ def moco(
         y = jax.tree.map(follow, state.gradients, updates)
         slope = regularisation * state.weights + _products(y, state.weights)
         known = state.known | present
-        moved = jnp.where(known, state.weights - gamma * slope, -1e6)
-        chosen = jnp.where(known.any(), optax.projections.projection_simplex(moved), state.weights)
+        chosen = jnp.where(known.any(), onto_simplex(state.weights - gamma * slope, known), state.weights)
         return combination(chosen, y, jnp.ones(count, bool)), Tracked(y, chosen, known, state.steps + 1)
 
     return over_losses(init, trunk, heads, stacked(update, begin), optimizer, **options)
 
 
 def _products(y, weights):
-    """Y Yᵀ λ without the Gramian: Y applied to the direction."""
+    """Y Yᵀ λ without the Gramian: Y applied to the direction; finite where it overflows."""
+    largest = jnp.stack([jnp.abs(leaf).max() for leaf in jax.tree.leaves(y)]).max()
+    y = jax.tree.map(lambda a: a / jnp.where(largest > 0, largest, 1), y)
     direction = combination(weights, y, jnp.ones(len(weights), bool))
-    inner = jax.tree.map(
-        lambda a, d: jnp.tensordot(a, d, (tuple(range(1, a.ndim)), tuple(range(d.ndim)))), y, direction
-    )
-    return sum(jax.tree.leaves(inner))
+
+    def inner(a, d):
+        axes = tuple(range(1, a.ndim)), tuple(range(d.ndim))
+        return jnp.tensordot(a, d, axes, precision=jax.lax.Precision.HIGHEST)
+
+    slope = jnp.stack(jax.tree.leaves(jax.tree.map(inner, y, direction))).sum(0)
+    most = jnp.sqrt(jnp.finfo(slope.dtype).max)
+    return jnp.clip(jnp.clip(slope * largest, -most, most) * largest, -most, most)

@@ -8,9 +8,15 @@ import jax.numpy as jnp
 import optax
 
 from metalearn.aggregate import weighted
+from metalearn.aggregate._quadratic import onto_simplex
 from metalearn.core import Algorithm, Batch
 from metalearn.losses import joint, over_losses
 from metalearn.tree import merge, partition
+
+
+def _scaled(tree: Any) -> Any:
+    largest = jnp.stack([jnp.abs(leaf).max() for leaf in jax.tree.leaves(tree)]).max()
+    return jax.tree.map(lambda leaf: leaf / jnp.where(largest > 0, largest, 1), tree)
 
 
 class Chosen(NamedTuple):
@@ -60,16 +66,14 @@ def sdmgrad(
             axes = (tuple(range(1, a.ndim)),) * 2
             return jnp.tensordot(a, b, axes, precision=jax.lax.Precision.HIGHEST)
 
-        products = jnp.stack(jax.tree.leaves(jax.tree.map(inner, first, second))).sum(0)
+        # up to a factor, which drops out below: squares of small numbers would vanish
+        products = jnp.stack(jax.tree.leaves(jax.tree.map(inner, _scaled(first), _scaled(second)))).sum(0)
         scale = weights_rate / jnp.maximum(jnp.abs(products).max(), jnp.finfo(products.dtype).tiny)
 
-        def onto_simplex(w):
-            return optax.projections.projection_simplex(jnp.where(present, w, -1e6))
-
         def descend(w, _):
-            return onto_simplex(w - scale * (products @ (w + strength * even))), None
+            return onto_simplex(w - scale * (products @ (w + strength * even)), present), None
 
-        w, _ = jax.lax.scan(descend, onto_simplex(kept.weights), length=weights_steps)
+        w, _ = jax.lax.scan(descend, onto_simplex(kept.weights, present), length=weights_steps)
         return Chosen(w, (w + strength * even) / (1 + strength))
 
     def begin(params):

@@ -74,13 +74,17 @@ def losses(
 
 
 def measure(model: Sharing, criteria: Mapping[str, Criterion]) -> Callable[[Params, Batch], Metrics]:
-    """`(params, batch) -> {"task/loss": …, "task/metric": …}`, in evaluation."""
+    """`(params, batch) -> {"task/loss": …, "task/metric": …}`, in evaluation; NaN of a task without an example."""
     names = list(criteria)
 
     def measured(params, batch):
         found: Metrics = {}
         for name, outputs in predict(model)(params, batch.x).items():
-            value, metrics = criteria[name](outputs, _of_task(batch, names, name))
+            own = _of_task(batch, names, name)
+            value, metrics = criteria[name](outputs, own)
+            if own.mask is not None:
+                here = (own.mask > 0).any()
+                value, metrics = jax.tree.map(lambda m, here=here: jnp.where(here, m, jnp.nan), (value, metrics))
             found |= {f"{name}/loss": value} | {f"{name}/{key}": metric for key, metric in metrics.items()}
         return found
 

@@ -39,6 +39,7 @@ class Row(NamedTuple):
       rounds: rounds to a target, a text for each seed: `"87 / 91 / > 1,000"`; `target` says which, `"97%"`.
       down, up: numbers that a client receives and sends in a round.
       rate: the clients' learning rate.
+      padding: the share of a padded cohort's examples that no client has.
       run: the name of the run folder, given when it is read.
     """
 
@@ -65,6 +66,7 @@ class Row(NamedTuple):
     down: int | None = None
     up: int | None = None
     rate: float | None = None
+    padding: float | None = None
     mean: float | None = None  # None where it is not finite
     half: float | None = None  # half-width of the 95% interval over tasks, each averaged over seeds
     seed_mean_half: float | None = None  # half-width of the 95% interval over the seeds' means; None for one seed

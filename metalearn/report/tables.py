@@ -60,6 +60,7 @@ AFTER = (
     Setting("seeds", "seeds", lambda value, row: _counted(value, "seed")),
     Setting("budget", "budget", lambda value, row: f"{_counted(value, _step(row))} of training"),
     Setting("rate", "rate", lambda value, row: f"client learning rate {value:g}"),
+    Setting("padding", "padding", lambda value, row: f"{value:.0%} of a cohort padding"),
     Setting("down", "down", lambda value, row: f"{value:,} numbers down"),
     Setting("up", "up", lambda value, row: f"{value:,} numbers up"),
 )

@@ -465,3 +465,15 @@ def test_weights_and_direction_agree(name):
     aggregator = made(name, 6)
     w, _ = aggregator.weigh(tree(rows), aggregator.init(one_of(tree(rows))), losses=jnp.ones(6), key=KEY)
     np.testing.assert_allclose(np.asarray(w) @ rows, combined(name, rows), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("norms", [(1.0, 1.0, 1.0), (1e-4, 1.0, 1.0), (1e-4, 1e-2, 1.0), (1.0, 1e4, 1e-3)])
+def test_cagrad_in_32_bits_is_that_in_64(norms):
+    """Whatever lies between the norms: a regularised Gramian would drown the short ones."""
+    rows = np.random.RandomState(5).randn(3, 8) * np.array(norms)[:, None]
+    exact = combined("cagrad", rows)
+    single = combined("cagrad", rows.astype(np.float32), aggregator=agg.cagrad())
+    np.testing.assert_allclose(single, exact, rtol=0, atol=2e-3 * np.linalg.norm(exact))
+    # what it maximises: the least gain, within the ball around the mean gradient
+    gains = [(rows @ u * 1.5).min() for u in (exact, single.astype(float))]
+    assert gains[1] == pytest.approx(gains[0], rel=1e-2, abs=1e-6 * np.linalg.norm(rows))

@@ -33,6 +33,9 @@ def own(model, criterion, rate):
         (DIGITS, ["few", "--methods", "fedavgg"], "did you mean 'fedavg'"),
         (DIGITS, ["few", "--methods", "no_such_module:method"], "no_such_module"),
         (DIGITS, ["few", "--methods", f"{__name__}:not_a_method"], "must return a Federated"),
+        (DIGITS, ["few", "--sampling", "poison"], "sampling must be uniform or poisson, but is 'poison'"),
+        (DIGITS, ["few", "--candidates", "2"], "candidates must be between the cohort's"),
+        (DIGITS, ["few", "--max-examples", "0"], "max_examples must be at least 1, but is 0"),
         (DIGITS, ["few", "--methods"], "methods, seeds and rates each need at least one value"),
         (DIGITS, ["few", "--rates", "-1"], "rates must be positive"),
         (DIGITS, ["few", "--target", "85"], "target is an accuracy between 0 and 1"),
@@ -264,6 +267,40 @@ def test_the_server_and_the_centralised_model_see_images_as_clients_do():
     assert {image.tobytes() for image in np.asarray(problem.pooled.x)} == of_clients
     upright = {image.tobytes() for image in np.asarray(ml.data.images.to_float(x))}
     assert not of_clients <= upright
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sampling": "poisson"},
+        {"candidates": 12},
+        {"max_examples": 8},
+        {"candidates": 12, "sampling": "poisson", "dropout": 0.2},
+    ],
+)
+def test_who_trains_is_a_setting(changes, tmp_path):
+    few = digits_federated.PRESETS["few"][1]
+    small = replace(
+        few, methods=("fedavg", "scaffold"), rounds=3, every=3, rates=(0.1,), folder=str(tmp_path / "plain")
+    )
+    other = replace(small, folder=str(tmp_path / "other"), **changes)
+    for settings in (small, other):
+        federated.main(settings, digits_federated.problem)
+    for name in small.methods:
+        plain, found = (read_results(tmp_path / which / name)[0] for which in ("plain", "other"))
+        assert not np.array_equal(plain.values, found.values) and np.isfinite(found.values).all()
+        assert 0 <= found.padding < 1 and (found.padding < plain.padding) == ("max_examples" in changes)
+
+
+def test_poisson_cohorts_have_room_and_the_right_mean():
+    few = replace(digits_federated.PRESETS["few"][1], sampling="poisson")
+    problem = digits_federated.problem(few)
+    sample = jax.jit(jax.vmap(federated.sample_of(few, problem)))
+    mask = sample(jax.random.split(jax.random.key(0), 400)).support.mask
+    present = np.asarray(mask.sum(-1) > 0).sum(1)
+    assert present.mean() == pytest.approx(few.cohort, abs=4 * np.sqrt(few.cohort / 400))
+    assert present.max() <= mask.shape[1]
 
 
 def test_nobody_is_late_when_all_are_measured():

@@ -227,3 +227,22 @@ def test_short_runs_of_one_seed_choose_and_the_best_is_trained_anew(monkeypatch)
     assert ran[:4] == [(1, (0,), "x/probes", label, False) for label in labels]
     assert ran[4:] == [(2, (0, 1), "x", "0.2, c 0.4", True)]
     assert best.chosen == [multitask.Candidate(0.2, {"c": 0.4})] and list(best.scores[0]) == labels
+
+
+def test_a_method_that_diverges_in_the_end_loses_only_itself(monkeypatch, capsys, tmp_path):
+    s = replace(digits_multitask.PRESETS["few"][1], methods=("equal", "pcgrad"), rates=(0.1, 0.2), folder=str(tmp_path))
+    problem = digits_multitask.problem(s)
+
+    def learned(s, problem, name, candidate, tasks, alone=True):
+        if name == "pcgrad" and (alone or candidate.rate == 0.2):
+            raise FloatingPointError("not finite")
+        values = np.full((len(s.seeds), len(tasks)), candidate.rate)
+        return multitask.Trained(values, values, 0.0)
+
+    seen = []
+    monkeypatch.setattr(multitask, "learned", learned)
+    monkeypatch.setattr(multitask, "write", lambda s, problem, found, table: seen.append([one.name for one in found]))
+    monkeypatch.setattr(multitask, "table_of", lambda s, problem, found: None)
+    multitask.main(replace(s, probe=1), lambda s: problem)
+    assert seen == [["equal"]]
+    assert "PCGrad has no row: every rate diverged" in capsys.readouterr().out

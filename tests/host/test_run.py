@@ -555,6 +555,21 @@ def test_which_loss_is_not_finite():
         run(Algorithm(init, broken), sample, 10, key=jax.random.key(0), progress=False)
 
 
+def test_losses_far_apart_are_named(capfd):
+    def telling(scale):
+        def told(state, batch, key):
+            state, metrics = step(state, batch, key)
+            return state, metrics | {"a/loss": metrics["loss"], "b/loss": scale * metrics["loss"]}
+
+        return Algorithm(init, told)
+
+    quiet(20, algorithm=telling(1e-5), progress=True)
+    err = capfd.readouterr().err
+    assert err.count("losses lie far apart: a/loss is") == 1 and "a mean follows a/loss." in err
+    quiet(20, algorithm=telling(1e-3), progress=True)
+    assert "far apart" not in capfd.readouterr().err
+
+
 def test_two_runs_do_not_write_into_one_folder(tmp_path):
     def train(steps):
         return run(Algorithm(init, step), sample, steps, key=jax.random.key(0), folder=tmp_path, progress=False)

@@ -165,3 +165,16 @@ def test_r2_of_numbers_far_from_zero_in_single_precision():
     many = jnp.asarray(1e5 + R.randn(5000), jnp.float32)
     np.testing.assert_allclose(mt.r2(many + 0.5, Batch(None, many)), sk.r2_score(many, many + 0.5), rtol=1e-3)
     assert float(mt.r2(many * 0 + 1e5 + 1, Batch(None, many * 0 + 1e5))) == 0.0
+
+
+@pytest.mark.parametrize("name", ["mse", "rmse", "mae", "max_error", "r2", "msle"])
+def test_whole_numbers_without_a_sign_do_not_wrap_round(name):
+    z, y = R.randint(0, 255, (2, 20, 1)).astype(np.uint8)
+    found = getattr(mt, name)(jnp.asarray(z), Batch(None, jnp.asarray(y)))
+    expected = getattr(mt, name)(jnp.asarray(z, jnp.float32), Batch(None, jnp.asarray(y, jnp.float32)))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_r2_of_nobody_is_no_perfect_score():
+    batch = Batch(None, jnp.ones((4, 1)), jnp.zeros(4))
+    assert float(mt.r2(jnp.ones((4, 1)), batch)) == 0

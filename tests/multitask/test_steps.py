@@ -205,6 +205,61 @@ def test_rates_of_moco_may_be_functions_of_the_step():
     np.testing.assert_allclose(states[-1].aggregator_state[0].gradients, mean, rtol=1e-6)
 
 
+def test_the_simplex_of_some():
+    from metalearn.aggregate._quadratic import onto_simplex
+
+    among = jnp.array([True, False, True, True])
+    for scale in (1e-6, 1.0, 1e9, 1e30):
+        w = scale * jnp.array([0.3, 7.0, -2.0, 0.9])
+        found = onto_simplex(w, among)
+        expected = optax.projections.projection_simplex(w[jnp.array([0, 2, 3])])
+        np.testing.assert_allclose(found[jnp.array([0, 2, 3])], expected, atol=1e-7)
+        assert found[1] == 0
+    np.testing.assert_array_equal(onto_simplex(jnp.ones(4), jnp.zeros(4, bool)), 0)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-12, 1e12])
+def test_weights_of_sdmgrad_do_not_depend_on_the_unit_of_the_losses(scale):
+    """In single precision, where squares of such gradients are 0 or more than there is."""
+
+    def weights(scale):
+        heads = {
+            name: lambda own, features, batch, key, name=name: (
+                jnp.float32(scale) * head(name)(own, features, batch, key)[0].astype(jnp.float32), Aux({}),
+            )
+            for name in TARGETS
+        }  # fmt: skip
+
+        def single(key, batch):
+            return jax.tree.map(lambda a: a.astype(jnp.float32), init(key, batch))
+
+        algorithm = mt.sdmgrad(single, trunk, heads, optax.sgd(0.0))
+        x = np.random.default_rng(0).normal(size=(3, 5, 2)).astype(np.float32)
+        batches = tuple(Batch(jnp.asarray(one)) for one in x)
+        state, _ = jax.jit(algorithm.step)(algorithm.init(KEY, batches), batches, KEY)
+        return state.aggregator_state[0].weights
+
+    np.testing.assert_allclose(weights(scale), weights(1.0), atol=1e-3)
+    assert np.ptp(weights(1.0)) > 0.01
+
+
+def test_moco_stays_finite_where_squares_overflow():
+    huge = {
+        name: lambda own, features, batch, key, name=name: (1e25 * head(name)(own, features, batch, key)[0], Aux({}))
+        for name in TARGETS
+    }
+    algorithm = mt.moco(
+        lambda key, batch: jax.tree.map(lambda a: a.astype(jnp.float32), init(key, batch)),
+        trunk, huge, optax.sgd(0.0),
+    )  # fmt: skip
+    batch = Batch(jnp.ones((4, 2), jnp.float32))
+    state = algorithm.init(KEY, batch)
+    for t in range(3):
+        state, _ = jax.jit(algorithm.step)(state, batch, jax.random.fold_in(KEY, t))
+    weights = state.aggregator_state[0].weights
+    np.testing.assert_allclose(weights.sum(), 1, rtol=1e-5)
+
+
 def test_what_cannot_be_is_refused():
     with pytest.raises(ml.InputError, match="primary must name"):
         mt.auto_lambda(init, trunk, HEADS, optax.sgd(0.1), primary=["z"], look_ahead=0.1)
