@@ -8,6 +8,7 @@ Rounds to 97% (2NN, E=1) and 99% (CNN, E=5) of the test set, 100 clients, a tent
     2nn-shards      B=10       664
     cnn-iid         B=10        18 to 20    cnn-shards     B=10     206 to 229
     dirichlet       2NN, Dirichlet(.1): FedAvg beside SCAFFOLD, FedProx, FedNova, FedDyn, FedAdam, Mime
+    dirichlet-own   the same split: personal and clustered models beside FedAvg, each client judged by its own examples
     shift           2NN, images turned by quarter turns: the same, personal and clustered models, and one trained
                     on everybody's examples
 
@@ -72,6 +73,13 @@ PRESETS = {
         _preset(
             "dirichlet", methods=_DIFFERENT, partition="dirichlet", clients=200, validation_clients=20, test_clients=40,
             test="own", rounds=200, every=10, target=0.95,
+        ),
+    ),
+    "dirichlet-own": (
+        "2NN, Dirichlet(.1), personal beside global",
+        _preset(
+            "dirichlet-own", methods=("centralised", "fedavg", *_OWN), partition="dirichlet", test="own", rounds=200,
+            every=10, target=0.95,
         ),
     ),
     "shift": (

@@ -101,6 +101,7 @@ def sharded(mesh: Mesh, axis: str | None = None, inner: Mapping | None = None, *
     by_hand = set(mesh.axis_names) - ({along(mesh, pieces)[1]} if pieces else set())
 
     def mapping(fn, shared, xs):
+        fn = _traced_once(fn)
         count = num_rows(xs)
         padding = -count % size
         padded = jax.tree.map(lambda a: jnp.concatenate([a, jnp.repeat(a[-1:], padding, 0)]) if padding else a, xs)
@@ -119,7 +120,7 @@ def sharded(mesh: Mesh, axis: str | None = None, inner: Mapping | None = None, *
 
         one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
         shapes = jax.eval_shape(fn, shared, one)[2]
-        pieces = jax.tree.map(
+        cut = jax.tree.map(
             lambda a: PartitionSpec(*[None] * _longest(a.shape), axis) if a.shape else PartitionSpec(), shapes
         )
         # check_vma=True would sum gradients taken inside over the axis once more, without a word
@@ -127,7 +128,7 @@ def sharded(mesh: Mesh, axis: str | None = None, inner: Mapping | None = None, *
             local,
             mesh=mesh,
             in_specs=(PartitionSpec(), PartitionSpec(axis)),
-            out_specs=(PartitionSpec(), PartitionSpec(axis), pieces),
+            out_specs=(PartitionSpec(), PartitionSpec(axis), cut),
             axis_names=by_hand,
             check_vma=False,
         )

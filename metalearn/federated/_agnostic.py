@@ -72,6 +72,6 @@ def agnostic(
         return shared["params"], shared["mixture"][0]  # λ_k
 
     def up(shared):
-        return changes(shared["params"]), jnp.zeros(())  # F_k(w)
+        return changes(shared["params"], options.get("where")), jnp.zeros(())  # F_k(w)
 
     return Federated(*algorithm, using(model, shared_params), down, up)

@@ -60,7 +60,7 @@ def feddyn(
         ),
         using(model, shared_params),
         down=lambda shared: shared["params"],
-        up=lambda shared: changes(shared["params"]),
+        up=lambda shared: changes(shared["params"], options.get("where")),
     )
 
 

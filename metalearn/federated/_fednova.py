@@ -47,7 +47,7 @@ def fednova(
     )
 
     def up(shared):
-        return changes(shared), jnp.zeros(())  # ‖a_k‖₁
+        return changes(shared, options.get("where")), jnp.zeros(())  # ‖a_k‖₁
 
     return Federated(*algorithm, using(model, shared_model), up=up)
 

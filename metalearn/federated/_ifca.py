@@ -61,7 +61,9 @@ def ifca(
     learner = using(model, lambda models, row, support, key: choose(models, support, key)[1])
 
     def up(models):
-        return changes(jax.tree.map(lambda a: a[0], models)), jnp.zeros((), jnp.int32)  # one model, and which
+        return changes(jax.tree.map(lambda a: a[0], models), options.get("where")), jnp.zeros(
+            (), jnp.int32
+        )  # one model, and which
 
     return Federated(*algorithm, learner, up=up)
 

@@ -87,7 +87,7 @@ def mime(
         return {name: part for name, part in shared.items() if name != "gradient" or not lite}
 
     def up(shared):
-        return changes(shared["params"]), shared["gradient"]
+        return changes(shared["params"], options.get("where")), shared["gradient"]
 
     # the two exchanges have one state: their aggregators and optimizers keep nothing
     return Federated(first.init, step, using(model, shared_params), down, up)

@@ -43,7 +43,7 @@ def qffl(
     )
 
     def up(shared):
-        return changes(shared), jnp.zeros(())  # h_k
+        return changes(shared, options.get("where")), jnp.zeros(())  # h_k
 
     return Federated(*algorithm, using(model, shared_model), up=up)
 
