@@ -237,7 +237,7 @@ def main(s: Any, problem_of: Callable[[Any], Problem]) -> None:
     problem = problem_of(s)
     print(
         f"{problem.num_clients} clients of {int(problem.train.sizes.min())} to {int(problem.train.sizes.max())} "
-        f"training examples; {100 * ml.data.padding(problem.train, s.max_examples):.0f}% of a padded cohort is padding"
+        f"training examples; {100 * padding(s, problem):.0f}% of a padded cohort is padding"
     )
     folders = []
     for name in s.methods:
@@ -297,13 +297,27 @@ def sample_of(s: Any, problem: Problem) -> Any:
     data = method_of(s.methods[0]).data
     if data == "pooled":
         return ml.data.cohort(problem.pooled, 1)
-    size, rate, there = s.candidates or s.cohort, None, problem.num_clients
-    if s.sampling == "poisson":  # room for four standard deviations more than there are on average
-        rate, size = size / there, min(there, math.ceil(size + 4 * math.sqrt(size)))
+    size, rate, there = s.candidates if s.candidates and data == "train" else s.cohort, None, problem.num_clients
+    if s.sampling == "poisson":
+        rate, size = size / there, min(there, _room(size))
     options = {"dropout": s.dropout, "sampling": s.sampling, "rate": rate, "max_examples": s.max_examples}
     if data == "halves":
         return ml.data.cohort(problem.inner, size, query=problem.outer, **options)
     return ml.data.cohort(problem.train, size, **options)
+
+
+def _room(mean: int) -> int:
+    """Places for a Poisson cohort: four standard deviations more than there are on average."""
+    return math.ceil(mean + 4 * math.sqrt(mean))
+
+
+def padding(s: Any, problem: Problem) -> float:
+    """The share of a cohort's examples that no client has, places that Poisson sampling leaves empty included."""
+    there = problem.num_clients
+    filled = (
+        (s.candidates or s.cohort) / min(there, _room(s.candidates or s.cohort)) if s.sampling == "poisson" else 1.0
+    )
+    return 1 - filled * (1 - ml.data.padding(problem.train, s.max_examples))
 
 
 def judged(algorithm: Federated, problem: Problem, on: tuple[Clients, Clients]) -> Callable:
@@ -337,7 +351,7 @@ def tested(s: Any, problem: Problem, state: Any, history: list) -> Row:
         split=s.partition,
         budget=s.rounds,
         rate=s.rates[0],
-        padding=ml.data.padding(problem.train, s.max_examples) if method.data == "train" else None,
+        padding=padding(s, problem) if method.data == "train" else None,
         target=None if s.target is None else f"{100 * s.target:g}%",
         rounds=None if s.target is None else spelled(history, s.target, s.rounds),
         down=None if sent is None else sent.down,

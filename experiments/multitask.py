@@ -176,15 +176,15 @@ def main(s: Any, problem_of: Callable[[Any], Problem]) -> None:
     counts = {part: len(jax.tree.leaves(getattr(problem, part).x)[0]) for part in ("train", "validation", "test")}
     print(f"{problem.name}: {len(problem.tasks)} tasks, {counts['train']:,} examples to learn from, "
           f"{counts['validation']:,} to choose by, {counts['test']:,} for test")  # fmt: skip
-    found = []
+    found: list[Tested] = []
     for name in s.methods:
         print(f"{method_of(name).title}: {s.folder}/{name.replace(':', '.')}")
         try:
             found.append(tuned(s, problem, name))
         except FloatingPointError:  # the others' hours are not lost
             print(f"  {method_of(name).title} has no row: every rate diverged")
-            if name in ("single", "equal") or len(s.methods) == 1:
-                raise  # what all others are compared with
+            if name in ("single", "equal") or (not found and name == s.methods[-1]):
+                raise  # what all others are compared with, or the last hope of a row
     table = table_of(s, problem, found)
     write(s, problem, found, table)
 

@@ -98,6 +98,8 @@ def sharded(mesh: Mesh, axis: str | None = None, inner: Mapping | None = None, *
     mesh, axis = along(mesh, axis)
     inner = inner or auto
     size = mesh.shape[axis]
+    if pieces == axis:
+        raise InputError(f"pieces={pieces!r} must be another axis than that of the tasks")
     by_hand = set(mesh.axis_names) - ({along(mesh, pieces)[1]} if pieces else set())
 
     def mapping(fn, shared, xs):

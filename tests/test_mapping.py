@@ -72,6 +72,8 @@ def test_a_chunk_must_be_positive():
 def test_an_axis_must_be_one_of_the_mesh():
     with pytest.raises(InputError, match="axis='rows' is not an axis of the mesh, which has tasks"):
         sharded(_mesh(), "rows")
+    with pytest.raises(InputError, match="pieces='tasks' must be another axis"):
+        sharded(_mesh(), "tasks", pieces="tasks")
 
 
 def test_tasks_must_agree_in_number():

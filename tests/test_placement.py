@@ -150,6 +150,27 @@ def test_a_step_over_a_mesh_is_compiled_once():
     assert before == [leaf.sharding for leaf in jax.tree.leaves(state)]
 
 
+@pytest.mark.slow
+def test_a_run_over_a_mesh_goes_on_with_a_key_in_its_state(tmp_path):
+    inner = _algorithm(ml.sharded(_mesh(tasks=8)))
+
+    def init(key, batch):
+        return {"inner": inner.init(key, batch), "key": jax.random.fold_in(key, 7)}
+
+    def step(state, batch, key):
+        new, metrics = inner.step(state["inner"], batch, jax.random.fold_in(state["key"], 0))
+        return {"inner": new, "key": jax.random.split(state["key"], 1)[0]}, metrics
+
+    found = []
+    for folder, stops in (("whole", [6]), ("parts", [2, 6])):
+        for steps in stops:
+            state, _ = ml.run(
+                ml.Algorithm(init, step), TASKS, steps, key=KEY, log_every=2, progress=False, folder=tmp_path / folder
+            )
+        found.append(state["inner"].params)
+    assert_close(*found, rtol=0, atol=0)
+
+
 def test_data_go_to_the_devices_once():
     """Not with every chunk of steps: a population of clients is large."""
     mesh, offset = _mesh(tasks=8), jnp.zeros((6, 1, 1))

@@ -8,7 +8,7 @@ import optax
 
 from metalearn.aggregate import mean
 from metalearn.core import Aux, Criterion, Model
-from metalearn.federated.client import Federated, moved, proposal, using
+from metalearn.federated.client import Federated, changes, moved, proposal, using
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import over_clients
@@ -62,7 +62,9 @@ def apfl(
         init, client, mean(), server, num_clients=num_clients, mapping=mapping, drop_nonfinite=drop_nonfinite
     )
     return Federated(
-        *algorithm, using(model, lambda shared, row, support, key: _mixed(row["own"], shared, row["alpha"]))
+        *algorithm,
+        using(model, lambda shared, row, support, key: _mixed(row["own"], shared, row["alpha"])),
+        up=lambda shared: changes(shared, options.get("where")),
     )
 
 

@@ -7,7 +7,7 @@ import optax
 
 from metalearn.aggregate import weighted_mean
 from metalearn.core import Criterion, Model
-from metalearn.federated.client import Federated, using
+from metalearn.federated.client import Federated, changes, using
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import difference, over_clients
@@ -49,4 +49,5 @@ def ditto(
     algorithm = over_clients(
         init, client, weighted_mean(), server, num_clients=num_clients, mapping=mapping, drop_nonfinite=drop_nonfinite
     )
-    return Federated(*algorithm, using(model, lambda shared, row, support, key: row))
+    own_model = using(model, lambda shared, row, support, key: row)
+    return Federated(*algorithm, own_model, up=lambda shared: changes(shared, options.get("where")))

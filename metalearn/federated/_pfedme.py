@@ -8,7 +8,7 @@ import optax
 
 from metalearn.aggregate import mean
 from metalearn.core import Aux, Criterion, Model
-from metalearn.federated.client import Federated, above_zero, from_model, using
+from metalearn.federated.client import Federated, above_zero, changes, from_model, using
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import difference, over_tasks
@@ -60,4 +60,4 @@ def pfedme(
         del row
         return nearby(shared, support, key).params
 
-    return Federated(*algorithm, using(model, chosen))
+    return Federated(*algorithm, using(model, chosen), up=lambda shared: changes(shared, options.get("where")))

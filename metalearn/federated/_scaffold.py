@@ -9,7 +9,7 @@ import optax
 
 from metalearn.aggregate import mean, parts, total
 from metalearn.core import Criterion, InputError, Model
-from metalearn.federated.client import Federated, moved, proposal, shared_params, using, zeros
+from metalearn.federated.client import Federated, changes, moved, proposal, shared_params, using, zeros
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import gradient, over_clients
@@ -77,4 +77,5 @@ def scaffold(
             drop_nonfinite=drop_nonfinite,
         ),
         using(model, shared_params),
+        up=lambda shared: [changes(part, options.get("where")) for part in (shared["params"], shared["control"])],
     )

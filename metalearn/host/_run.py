@@ -1,6 +1,6 @@
 """The host side of training: logs, checkpoints, going on after a stop, and stopping in good order.
 
-Which key goes where is written in `metalearn.host.steps`. Nothing depends on the clock, or on where a run was
+Which key goes where is written in `metalearn.host.steps`. No number depends on the clock, or on where a run was
 interrupted.
 """
 
@@ -112,7 +112,7 @@ def run(
                 if progress:
                     _say(f"resuming from step {step} ({folder})")
         state = compiled.init(key) if state is None else state
-        finite = _finite(processes.on_host(state))
+        finite = _finite(state)
         periods = [period for period in (log_every, every, checkpoint_every) if period]
         began = time.perf_counter() - max((line["time"] for line in history if "time" in line), default=0.0)
 
@@ -148,10 +148,10 @@ def run(
                 signal = processes.agreed(interrupted())
                 due = step % checkpoint_every == 0 if checkpoint_every else _long_ago(saved)
                 if step == num_steps or (folder is not None and (due or signal)):
-                    copied = processes.on_host(state)
-                    if bad := _bad_state(copied, finite, step):
+                    if bad := _bad_state(state, finite, step):
                         raise kept.spoiled(bad)
-                    kept.save(step, copied, score(result))
+                    if folder is not None:
+                        kept.save(step, processes.on_host(state), score(result))
                     saved = time.perf_counter()
             kept.wait()
             signal = processes.agreed(interrupted())
@@ -308,7 +308,8 @@ def _bad_loss(metrics: Mapping[str, np.ndarray], step: int) -> str | None:
 
 def _far_apart(means: Mapping[str, Any]) -> str | None:
     """One sentence where tasks' losses differ so much that their mean is the largest alone."""
-    losses = {name: float(np.abs(np.nanmean(value))) for name, value in means.items() if name.endswith("/loss")}
+    measured = {name: np.asarray(value, float) for name, value in means.items() if name.endswith("/loss")}
+    losses = {name: float(abs(np.nanmean(value))) for name, value in measured.items() if not np.isnan(value).all()}
     losses = {name: value for name, value in losses.items() if value > 0}
     if len(losses) < 2 or max(losses.values()) < _APART * min(losses.values()):
         return None
@@ -322,7 +323,10 @@ def _finite(state: Any) -> list[bool]:
     """Which leaves hold only finite numbers; other kinds of leaves do not count."""
 
     def finite(leaf):
-        return jnp.issubdtype(leaf.dtype, jnp.inexact) and bool(np.isfinite(np.asarray(leaf)).all())
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            return False
+        # what lies on several hosts is looked at where it lies
+        return bool(np.isfinite(np.asarray(leaf)).all() if processes.readable(leaf) else jnp.isfinite(leaf).all())
 
     return [finite(leaf) for leaf in jax.tree.leaves(state)]
 

@@ -30,7 +30,7 @@ def agreed(number: int | None) -> int | None:
 def on_host(tree: Any) -> Any:
     """The same tree where every process can read every leaf: what is spread over several hosts is gathered."""
     return jax.tree.map(
-        lambda leaf: leaf if _readable(leaf) else multihost_utils.process_allgather(leaf, tiled=True), tree
+        lambda leaf: leaf if readable(leaf) else multihost_utils.process_allgather(leaf, tiled=True), tree
     )
 
 
@@ -58,5 +58,6 @@ def from_lead(read: Callable[[], tuple[Any, Any]], like: Callable[[], Any]) -> t
     return found, state
 
 
-def _readable(leaf: Any) -> bool:
+def readable(leaf: Any) -> bool:
+    """Whether this process can read all of a leaf."""
     return not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated

@@ -102,7 +102,9 @@ def programs(algorithm: Algorithm, sample: Any, evaluate: Any, key: Key, longest
 
     def advance(state, key, start, count):
         nonlocal places
-        places = places or jax.tree.map(lambda leaf: leaf.sharding, state)
+        if places is None:  # a key that was restored comes on one device
+            state = jax.tree.map(everywhere, state)
+            places = jax.tree.map(lambda leaf: leaf.sharding, state)
         if stepwise:
             metrics = new_buffer()
             for i in range(count):

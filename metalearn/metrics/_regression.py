@@ -11,7 +11,7 @@ from metalearn.metrics._metric import Metric, ratio, real, same_shape
 def _numbers(name, outputs, targets):
     """Both in floating point: differences of unsigned whole numbers would wrap round."""
     same_shape(name, outputs, targets)
-    return tuple(jnp.asarray(a, jnp.promote_types(a.dtype, jnp.float32)) for a in (outputs, targets))
+    return tuple(a.astype(jnp.promote_types(a.dtype, jnp.float32)) for a in map(jnp.asarray, (outputs, targets)))
 
 
 def _mean(name, error, finish=lambda mean: mean):

@@ -68,7 +68,7 @@ def moco(
 
 def _products(y, weights):
     """Y Yᵀ λ without the Gramian: Y applied to the direction; finite where it overflows."""
-    largest = jnp.stack([jnp.abs(leaf).max() for leaf in jax.tree.leaves(y)]).max()
+    largest = jnp.stack([jnp.abs(leaf).max(initial=0) for leaf in jax.tree.leaves(y)]).max()
     y = jax.tree.map(lambda a: a / jnp.where(largest > 0, largest, 1), y)
     direction = combination(weights, y, jnp.ones(len(weights), bool))
 

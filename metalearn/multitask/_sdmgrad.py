@@ -15,7 +15,7 @@ from metalearn.tree import merge, partition
 
 
 def _scaled(tree: Any) -> Any:
-    largest = jnp.stack([jnp.abs(leaf).max() for leaf in jax.tree.leaves(tree)]).max()
+    largest = jnp.stack([jnp.abs(leaf).max(initial=0) for leaf in jax.tree.leaves(tree)]).max()
     return jax.tree.map(lambda leaf: leaf / jnp.where(largest > 0, largest, 1), tree)
 
 

@@ -82,7 +82,7 @@ class Row(NamedTuple):
 TEXTS = ("method", "metric", "protocol", "cite", "split", "published", "rounds", "target")
 FLAGS = ("higher_is_better", "transductive", "rotations", "clients")
 COUNTS = ("ways", "shots", "queries", "adapt_steps", "budget", "down", "up", "tasks", "seeds", "diverged")
-NUMBERS = ("rate", "mean", "half", "seed_mean_half", "median", "worst", "spread")
+NUMBERS = ("rate", "padding", "mean", "half", "seed_mean_half", "median", "worst", "spread")
 FIELDS = TEXTS + FLAGS + COUNTS + NUMBERS
 NEEDED = ("method", "metric", "protocol", "tasks", "seeds")
 

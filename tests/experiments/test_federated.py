@@ -291,16 +291,26 @@ def test_who_trains_is_a_setting(changes, tmp_path):
         plain, found = (read_results(tmp_path / which / name)[0] for which in ("plain", "other"))
         assert not np.array_equal(plain.values, found.values) and np.isfinite(found.values).all()
         assert 0 <= found.padding < 1 and (found.padding < plain.padding) == ("max_examples" in changes)
+        assert (found.padding > plain.padding) == (changes.get("sampling") == "poisson")
+
+
+def test_only_who_trains_on_all_its_examples_has_candidates():
+    few = replace(digits_federated.PRESETS["few"][1], candidates=12)
+    problem = digits_federated.problem(few)
+    for name, size in (("fedavg", 12), ("perfedavg", few.cohort)):
+        one = replace(few, methods=(name,))
+        assert len(federated.sample_of(one, problem)(jax.random.key(0)).id) == size
 
 
 def test_poisson_cohorts_have_room_and_the_right_mean():
-    few = replace(digits_federated.PRESETS["few"][1], sampling="poisson")
+    few = replace(digits_federated.PRESETS["few"][1], sampling="poisson", methods=("fedavg",))
     problem = digits_federated.problem(few)
     sample = jax.jit(jax.vmap(federated.sample_of(few, problem)))
     mask = sample(jax.random.split(jax.random.key(0), 400)).support.mask
     present = np.asarray(mask.sum(-1) > 0).sum(1)
     assert present.mean() == pytest.approx(few.cohort, abs=4 * np.sqrt(few.cohort / 400))
     assert present.max() <= mask.shape[1]
+    assert federated.padding(few, problem) == pytest.approx(1 - float(mask.mean()), abs=0.02)
 
 
 def test_nobody_is_late_when_all_are_measured():

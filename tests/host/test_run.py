@@ -566,8 +566,9 @@ def test_losses_far_apart_are_named(capfd):
     quiet(20, algorithm=telling(1e-5), progress=True)
     err = capfd.readouterr().err
     assert err.count("losses lie far apart: a/loss is") == 1 and "a mean follows a/loss." in err
-    quiet(20, algorithm=telling(1e-3), progress=True)
-    assert "far apart" not in capfd.readouterr().err
+    for near in (1e-3, jnp.nan):  # a task may have had no example yet
+        quiet(20, algorithm=telling(near), progress=True)
+        assert "far apart" not in capfd.readouterr().err
 
 
 def test_two_runs_do_not_write_into_one_folder(tmp_path):
