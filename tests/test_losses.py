@@ -254,6 +254,7 @@ def test_k_gradients_take_k_backward_passes():
     assert _flops(_deep(agg.mgda())[0]) > 6 * LAYERS * 2 * WIDTH**3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["mgda", *[pytest.param(n, marks=pytest.mark.slow) for n in ("upgrad", "pcgrad", "nash")]]
 )
@@ -266,6 +267,7 @@ def test_k_gradients_and_one_copy_are_all_that_is_held(name):
     assert _deep(ml.mean(), WIDE)[0].memory_analysis().temp_size_in_bytes < 2 * one
 
 
+@pytest.mark.slow
 def test_weights_that_are_kept_pull_every_head_once():
     """A step between two new weights costs equal weighting's one backward pass."""
     step, _ = _deep(agg.mgda(), every=10)

@@ -117,7 +117,8 @@ def test_tasks_along_one_axis_and_parameters_along_the_other():
     assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [pytest.param(8, marks=pytest.mark.slow), 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [8, 4])
 def test_seeds_alone_over_devices(size):
     """A mesh of one axis, with tasks vmapped on each device: the numbers of seeds trained on one."""
     mesh = Mesh(np.array(jax.devices()[:size]), ("seeds",))

@@ -94,7 +94,7 @@ GRAMIANS = {
 
 @pytest.mark.parametrize("count", [EVEN, 11])
 @pytest.mark.parametrize("build", [_over_tasks, pytest.param(_over_clients, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", SUMS)
+@pytest.mark.parametrize("name", [n if n == "mean" else pytest.param(n, marks=pytest.mark.slow) for n in SUMS])
 def test_a_sum_moves_one_update_whatever_the_number_of_tasks(name, build, count):
     moved = _moved(build(SUMS[name](), _mapping()), count)
     reduced = [shape for kind, _, shapes in moved if kind == "all-reduce" for shape in shapes]
@@ -119,6 +119,7 @@ def test_a_gramian_reduces_inner_products_and_no_device_holds_all_updates(name, 
     assert max(n for kind, n, _ in moved if kind != "all-to-all") <= max(LARGEST, count * count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["graddrop", *[pytest.param(n, marks=pytest.mark.slow) for n in ("median", "gradnorm")]]
 )
@@ -147,6 +148,7 @@ def _median(updates, state, params=None, *, weights=None, losses=None, key=None)
     return jax.tree.map(lambda u: jnp.median(u, 0), updates), state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [EVEN, 11])
 @pytest.mark.parametrize(
     "name", ["mean", *[pytest.param(n, marks=pytest.mark.slow) for n in ["graddrop", "weights from losses", *GRAMIANS]]]

@@ -101,7 +101,7 @@ def test_shards_are_of_one_size_and_two_to_a_client():
     assert {len(np.unique(labels[part])) for part in parts} <= {1, 2}
 
 
-@pytest.mark.parametrize("temperature", [0.01, 1.0, 100.0])
+@pytest.mark.parametrize("temperature", [0.01, *[pytest.param(t, marks=pytest.mark.slow) for t in (1.0, 100.0)]])
 def test_sampling_by_size_at_any_temperature(temperature):
     """Powers of 1 / temperature overflow; the order that they stand for does not."""
     parts = np.split(np.arange(60), [10, 30])  # of 10, 20 and 30 examples

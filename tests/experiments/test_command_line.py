@@ -111,7 +111,9 @@ EXPERIMENTS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py") i
 assert "mtl_toy" in EXPERIMENTS
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "experiment", [one if one == "omniglot" else pytest.param(one, marks=pytest.mark.slow) for one in EXPERIMENTS]
+)
 def test_help_imports_no_jax(experiment):
     import subprocess
 

@@ -25,7 +25,6 @@ from _regression import (
     f,
     g,
     run,
-    some_slow,
     vector,
 )  # fmt: skip
 from _toys import float64
@@ -123,6 +122,7 @@ def _model(params):
     return params.get("model", params)
 
 
+@pytest.mark.slow
 def test_the_fixed_point_of_equal_fedavg_is_not_the_optimum():
     state = run(fl.fedavg(MODEL, criterion, SGD, aggregator=agg.mean(), num_steps=STEPS), rounds=400)[-1]
     w = vector(state.params)
@@ -152,6 +152,7 @@ def test_the_global_model_of_ditto_is_fedavg():
     assert_near(rows(free.table), rows(alone.table))
 
 
+@pytest.mark.slow
 def test_who_is_late_with_the_head_is_late_with_the_body():
     """FedRep's two phases, of which a late client does the same share."""
     options = {"num_clients": N, "num_epochs": 4}
@@ -185,7 +186,10 @@ def test_mime_counts_the_dropped_of_both_exchanges():
     assert int(metrics["dropped"]) == int(metrics["dropped_gradients"]) == 1
 
 
-@pytest.mark.parametrize("name", some_slow(sorted(ALGORITHMS.keys() - {"fedsgd", "pfedme"})))
+_ORDERED = sorted(ALGORITHMS.keys() - {"fedsgd", "pfedme"})
+
+
+@pytest.mark.parametrize("name", [n if n == "scaffold" else pytest.param(n, marks=pytest.mark.slow) for n in _ORDERED])
 def test_neither_order_nor_chunks_matter_in_epochs_of_minibatches(name):
     epochs = {"num_steps": 3} if name in ("perfedavg",) else {"num_epochs": 2, "batch_size": 2}
     tasks, order = clients(query=name == "perfedavg"), jnp.array([2, 0, 1])
@@ -197,7 +201,8 @@ def test_neither_order_nor_chunks_matter_in_epochs_of_minibatches(name):
             assert_near(a, b)
 
 
-@pytest.mark.parametrize("name", [n if n == "scaffold" else pytest.param(n, marks=pytest.mark.slow) for n in TABLES])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TABLES)
 def test_a_run_stopped_on_the_way_goes_on_with_its_table(tmp_path, name):
     """Two of three clients a round: what the absent one keeps must come back from the disk."""
 
@@ -214,6 +219,7 @@ def test_a_run_stopped_on_the_way_goes_on_with_its_table(tmp_path, name):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_the_order_by_size_changes_no_number_that_is_trained():
     sizes = [9, 1, 5, 7, 2, 8]
     x = np.random.default_rng(0).normal(size=sum(sizes))

@@ -218,7 +218,7 @@ def test_the_simplex_of_some():
     np.testing.assert_array_equal(onto_simplex(jnp.ones(4), jnp.zeros(4, bool)), 0)
 
 
-@pytest.mark.parametrize("scale", [1e-25, 1e-12, 1e12])
+@pytest.mark.parametrize("scale", [1e-25, *[pytest.param(s, marks=pytest.mark.slow) for s in (1e-12, 1e12)]])
 def test_weights_of_sdmgrad_do_not_depend_on_the_unit_of_the_losses(scale):
     """In single precision, where squares of such gradients are 0 or more than there is."""
 
