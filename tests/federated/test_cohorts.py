@@ -195,10 +195,9 @@ def test_neither_order_nor_chunks_matter_in_epochs_of_minibatches(name):
     tasks, order = clients(query=name == "perfedavg"), jnp.array([2, 0, 1])
     expected = run(ALGORITHMS[name](mapping=ml.vmapped(), **epochs), tasks, rounds=2)[-1]
     shuffled = jax.tree.map(lambda a: a[order], tasks)
-    for chunk in (1, 2):
-        found = run(ALGORITHMS[name](mapping=ml.scanned(chunk), **epochs), shuffled, rounds=2)[-1]
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-            assert_near(a, b)
+    found = run(ALGORITHMS[name](mapping=ml.scanned(2), **epochs), shuffled, rounds=2)[-1]
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert_near(a, b)
 
 
 @pytest.mark.slow
