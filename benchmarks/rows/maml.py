@@ -44,7 +44,11 @@ SMALL = {"tasks": 2, "queries": 2, "filters": 8}  # with --quick
 PEERS = {
     "torch, loop over tasks": ("loop", "loop+channels_last", "loop+compile", "loop+channels_last+compile"),
     "torch.func, vmap over tasks": (
-        *("vmap", "vmap+channels_last", "vmap+chunks", "vmap+compile", "vmap+channels_last+compile"),
+        "vmap",
+        "vmap+channels_last",
+        "vmap+chunks",
+        "vmap+compile",
+        "vmap+channels_last+compile",
     ),
     "higher": ("higher", "higher+channels_last"),
     "torchopt": ("torchopt", "torchopt+channels_last"),

@@ -10,6 +10,7 @@ import optax
 import pytest
 from _toys import assert_close
 from jax.sharding import Mesh
+from test_gradients import METHODS, SIZED
 
 import metalearn as ml
 from metalearn import aggregate as agg
@@ -78,18 +79,7 @@ SUMS = {
     "total": agg.total,
     "weights from losses": lambda: agg.weighted(lambda losses, present, state, key: (losses, state)),
 }
-GRAMIANS = {
-    "mgda": agg.mgda,
-    "pcgrad": agg.pcgrad,
-    "cagrad": agg.cagrad,
-    "nash": agg.nash,
-    "imtl_g": agg.imtl_g,
-    "aligned": agg.aligned,
-    "upgrad": agg.upgrad,
-    "dualproj": agg.dualproj,
-    "config": agg.config,
-    "fairgrad": agg.fairgrad,
-}
+GRAMIANS = {name: make for name, make in METHODS.items() if name not in (*SIZED, "graddrop")}
 
 
 @pytest.mark.parametrize("count", [EVEN, 11])
