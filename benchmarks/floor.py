@@ -28,7 +28,8 @@ class Work(NamedTuple):
 
 def work(step: Callable[..., Any], *arguments: Any) -> Work:
     """Of one step: its arguments have to be read once and its results written once."""
-    jaxpr, results = jax.make_jaxpr(step, return_shape=True)(*arguments)
+    # a function of its own, for the trace of one known already would be reused
+    jaxpr, results = jax.make_jaxpr(lambda *given: step(*given), return_shape=True)(*arguments)
     size = sum(_size(leaf) for leaf in jax.tree.leaves((arguments, results)))
     return Work(flops(jaxpr.jaxpr), size, size / 2)
 

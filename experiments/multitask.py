@@ -67,7 +67,16 @@ def _by(aggregator: Callable, looks: bool = True, at: str | None = None) -> Call
 
 
 def _step(method: Callable) -> Callable[..., ml.Algorithm]:
-    return lambda s, pieces, optimizer, count, epoch, **options: method(*pieces, optimizer, **options)
+    """A method with a step of its own, which has no aggregator that could look elsewhere or wait."""
+
+    def make(s, pieces, optimizer, count, epoch, **options):
+        if s.at != "params" or s.every != 1:
+            raise InputError(
+                f"{method.__name__} has neither at nor every: they must be 'params' and 1, but are {s.at!r}, {s.every}"
+            )
+        return method(*pieces, optimizer, **options)
+
+    return make
 
 
 def _emphasis(k: int, first: float) -> np.ndarray:
@@ -77,8 +86,8 @@ def _emphasis(k: int, first: float) -> np.ndarray:
 
 def _auto_lambda(s: Any, pieces: Any, optimizer: Any, count: int, epoch: int, weights_rate: float) -> ml.Algorithm:
     """All tasks are primary, and what is looked ahead to is another training batch, as by the authors' code."""
-    options = {"look_ahead": s.rates[0], "weights_optimizer": optax.adam(weights_rate)}
-    return mt.auto_lambda(*pieces, optimizer, primary=list(pieces[2]), **options)
+    options = {"look_ahead": s.rates[0], "weights_optimizer": optax.adam(weights_rate), "primary": list(pieces[2])}
+    return _step(mt.auto_lambda)(s, pieces, optimizer, count, epoch, **options)
 
 
 def _grid(name: str, *values: float) -> list[Mapping[str, float]]:
@@ -173,6 +182,8 @@ def main(s: Any, problem_of: Callable[[Any], Problem]) -> None:
     check_settings(s)
     problem = problem_of(s)
     check_labels(problem)
+    for name in s.methods:  # what at and every are not for is refused now, and not hours later
+        made(s, problem, name, Candidate(s.rates[0], method_of(name).grid[0]), problem.tasks)
     counts = {part: len(jax.tree.leaves(getattr(problem, part).x)[0]) for part in ("train", "validation", "test")}
     print(f"{problem.name}: {len(problem.tasks)} tasks, {counts['train']:,} examples to learn from, "
           f"{counts['validation']:,} to choose by, {counts['test']:,} for test")  # fmt: skip
@@ -185,8 +196,9 @@ def main(s: Any, problem_of: Callable[[Any], Problem]) -> None:
             print(f"  {method_of(name).title} has no row: every rate diverged")
             if name in ("single", "equal") or (not found and name == s.methods[-1]):
                 raise  # what all others are compared with, or the last hope of a row
-    table = table_of(s, problem, found)
-    write(s, problem, found, table)
+    probes = "" if s.probe is None else f" after {s.probe} epochs of one seed"
+    table = table_of(s, problem.name, problem.metrics, found, f"{s.epochs} epochs", probes)
+    write(s, problem.metrics, found, table)
 
 
 def tuned(s: Any, problem: Problem, name: str) -> Tested:
@@ -241,17 +253,21 @@ def relative(problem: Problem, tasks: list[str], values: np.ndarray) -> np.ndarr
     return np.where(np.isfinite(good), good - np.where(np.isfinite(best), best, 0), -np.inf) / scale
 
 
+def made(s: Any, problem: Problem, name: str, candidate: Candidate, tasks: list[str]) -> tuple[ml.Algorithm, int]:
+    """A method on some of the tasks, and how many of its steps are an epoch."""
+    criteria = {task: problem.criteria[task] for task in tasks}
+    steps = max(1, len(jax.tree.leaves(problem.train.x)[0]) // s.batch)
+    pieces, optimizer = mt.losses(problem.model(tasks), criteria), optimizer_of(s, candidate.rate, steps)
+    settings = replace(s, rates=(candidate.rate,))
+    return method_of(name).make(settings, pieces, optimizer, len(tasks), steps, **candidate.options), steps
+
+
 def learned(s: Any, problem: Problem, name: str, candidate: Candidate, tasks: list[str], alone: bool = True) -> Trained:
     """Trains on some of the tasks in a folder of its own, named by the candidate where it is not `alone`; the same
     command resumes."""
     criteria = {task: problem.criteria[task] for task in tasks}
     model = problem.model(tasks)
-    steps_an_epoch = max(1, len(jax.tree.leaves(problem.train.x)[0]) // s.batch)
-    method = method_of(name)
-    algorithm = method.make(
-        replace(s, rates=(candidate.rate,)), mt.losses(model, criteria),
-        optimizer_of(s, candidate.rate, steps_an_epoch), len(tasks), steps_an_epoch, **candidate.options,
-    )  # fmt: skip
+    algorithm, steps_an_epoch = made(s, problem, name, candidate, tasks)
     looked_at = jax.tree.map(lambda a: a[:256], problem.validation)
     measure, wanted = mt.measure(model, criteria), [f"{task}/{problem.metrics[task][0]}" for task in tasks]
 
@@ -278,7 +294,7 @@ def learned(s: Any, problem: Problem, name: str, candidate: Candidate, tasks: li
     config |= {"options": dict(candidate.options)}
     steps = s.epochs * steps_an_epoch
     state, history = ml.run(
-        algorithm, minibatches(part(problem.train, tasks), s.batch, method.batches), steps, key=keys,
+        algorithm, minibatches(part(problem.train, tasks), s.batch, method_of(name).batches), steps, key=keys,
         evaluate=validated, every=max(1, steps // 5),
         log_every=max(1, steps // 20), checkpoint_every=max(500, steps // 10),
         folder=folder, config=config, free=("folder",), best=None,
@@ -309,7 +325,8 @@ def minibatches(data: Batch, size: int, count: int = 1) -> Callable:
 
     def sample(key):
         _, rows = jax.lax.top_k(jax.random.uniform(key, (total,)), size)
-        return jax.tree.map(lambda a: a[rows], data)
+        mask = None if data.mask is None else data.mask[..., rows]  # [n], or [K, n]
+        return jax.tree.map(lambda a: a[rows], data._replace(mask=None))._replace(mask=mask)
 
     return sample if count == 1 else lambda key: tuple(map(sample, jax.random.split(key, count)))
 
@@ -343,14 +360,8 @@ def check_settings(s: Any) -> None:
         raise InputError(f"rates, epochs and batch must be positive, but are {s.rates}, {s.epochs} and {s.batch}.")
     if not 0 < s.validation < 1:
         raise InputError(f"validation must be a share between 0 and 1, but is {s.validation}.")
-    unlike = [name for name in s.methods if name in ("graddrop", "famo", "auto-lambda", "moco", "sdmgrad")]
-    unlike = [name for name in unlike if s.every > 1 or (s.at != "params" and name != "graddrop")]
-    if unlike:
-        raise InputError(f"{unlike[0]} has neither at nor every, but they are {s.at!r} and {s.every}.")
     if s.at == "features" and "excess" in s.methods:
         raise InputError("excess sums over steps, but at='features' every step has other examples.")
-    if s.at not in ("params", "features") or s.every < 1:
-        raise InputError(f"at is 'params' or 'features', and every at least 1, but they are {s.at!r} and {s.every}.")
     optimizer_of(s, 1.0, 1)
 
 
@@ -368,21 +379,29 @@ def check_labels(problem: Problem) -> None:
                 )
 
 
-def table_of(s: Any, problem: Problem, found: list[Tested]) -> Table:
+def table_of(
+    s: Any, name: str, metrics: Mapping[str, tuple[str, bool]], found: Sequence[Tested], length: str, probes: str = ""
+) -> Table:
     """Every method's test metrics: mean over seeds with its 95% interval, Δm, and the paired difference to equal
-    weighting on the same seeds."""
-    better = [problem.metrics[task][1] for task in problem.tasks]
+    weighting on the same seeds; of more than four tasks the mean over them. `length` says how long was trained, and
+    `probes` how short were the runs that chose."""
+    better = [higher for _, higher in metrics.values()]
     alone = next((one.values for one in found if one.name == "single"), None)
     equal = next((one.values for one in found if one.name == "equal"), None)
-    titles = ["method", *(f"{task} ({_unit(problem.metrics[task][0])})" for task in problem.tasks)]
+    columns = [(f"{task} ({_unit(metric)})", [k], metric) for k, (task, (metric, _)) in enumerate(metrics.items())]
+    if len(metrics) > 4:
+        (metric,) = {metric for metric, _ in metrics.values()}
+        columns = [(f"mean of {len(metrics)} ({_unit(metric)})", list(range(len(metrics))), metric)]
+    compared = any(not np.isnan(one.cosine) for one in found)
+    titles = ["method", *(title for title, _, _ in columns)]
     titles += ["Δm (%)", "lost (%)"] if alone is not None else []
-    titles += (["against equal (%)"] if equal is not None else []) + ["rank", "cosine", "rate"]
+    titles += ["against equal (%)"] if equal is not None else []
+    titles += ["rank", *(["cosine"] if compared else []), "rate"]
     ranks = ml.metrics.mean_rank(np.stack([one.values.mean(0) for one in found]), better)
     lines = []
     for one, rank in zip(found, ranks):
         cells = [method_of(one.name).title]
-        for k, task in enumerate(problem.tasks):
-            cells.append(_shown(ml.interval(one.values[:, k]), problem.metrics[task][0]))
+        cells += [_shown(ml.interval(one.values[:, which].mean(1)), metric) for _, which, metric in columns]
         if alone is not None:
             gains = ml.metrics.multi_task_gain(one.values, alone.mean(0), better)
             cells.append("reference" if one.name == "single" else _shown(ml.interval(gains), "percent", "+"))
@@ -392,23 +411,25 @@ def table_of(s: Any, problem: Problem, found: list[Tested]) -> Table:
             # gains in percent of equal weighting's mean, in pairs of seeds
             theirs, ours = (ml.metrics.multi_task_gain(v, equal.mean(0), better) for v in (equal, one.values))
             cells.append("reference" if one.name == "equal" else _shown(ml.paired(ours, theirs), "percent", "+"))
-        cosine = "" if np.isnan(one.cosine) else f"{one.cosine:.2f}".replace("-", "−")
-        lines.append([*cells, f"{rank:.1f}", cosine, " / ".join(dict.fromkeys(c.label for c in one.chosen))])
+        cells.append(f"{rank:.1f}")
+        if compared:
+            cells.append("" if np.isnan(one.cosine) else f"{one.cosine:.2f}".replace("-", "−"))
+        lines.append([*cells, " / ".join(dict.fromkeys(c.label for c in one.chosen))])
     tuned = "tuned " if len(s.rates) > 1 else ""
     among = ", ".join(f"{rate:g}" for rate in s.rates)
-    probes = "" if s.probe is None else f" after {s.probe} epochs of one seed"
     caption = (
-        f"Test metrics on {problem.name}: mean ± 95% interval over {len(s.seeds)} seeds, {s.epochs} epochs. Δm: mean "
+        f"Test metrics on {name}: mean ± 95% interval over {len(s.seeds)} seeds, {length}. Δm: mean "
         f"relative gain over {tuned}single-task models; lost: by the task that falls furthest behind its own (negative "
         f"transfer); against equal: mean relative gain over {tuned}equal weighting, in pairs of seeds; rank: mean over "
-        f"tasks; cosine: mean between two tasks' gradients over training. "
+        f"tasks"
+        + ("; cosine: mean between two tasks' gradients over training. " if compared else ". ")
         + (f"Rates, and options of a method's own, chosen on validation examples{probes}; rates among {among}."
            if tuned else f"Rate {among}.")
     )  # fmt: skip
     return Table("", caption, titles, titles, lines, [method_of(one.name).cite for one in found])
 
 
-def write(s: Any, problem: Problem, found: list[Tested], table: Table) -> None:
+def write(s: Any, metrics: Mapping[str, tuple[str, bool]], found: Sequence[Tested], table: Table) -> None:
     """Prints the table and writes it with all that is behind it."""
     from rich.console import Console
     from rich.table import Table as Grid
@@ -421,12 +442,12 @@ def write(s: Any, problem: Problem, found: list[Tested], table: Table) -> None:
         one.name: {
             "rates": [c.rate for c in one.chosen], "options": [dict(c.options) for c in one.chosen],
             "scores": one.scores, "cosine": None if np.isnan(one.cosine) else one.cosine,
-            "tasks": problem.tasks, "test": one.values.tolist(),
+            "tasks": list(metrics), "test": one.values.tolist(),
         }
         for one in found
     }  # fmt: skip
     texts = {
-        "table.md": markdown(table), "table.tex": latex(table), "table.csv": _csv(problem, found, s.seeds),
+        "table.md": markdown(table), "table.tex": latex(table), "table.csv": _csv(metrics, found, s.seeds),
         "methods.bib": bibliography([cite for cite in table.cites if cite]),
         "results.json": json.dumps(results, indent=2) + "\n",
     }  # fmt: skip
@@ -436,19 +457,20 @@ def write(s: Any, problem: Problem, found: list[Tested], table: Table) -> None:
     shown = [i for i, title in enumerate(table.titles) if title not in ("lost (%)", "rank")]
     grid = Grid(*(table.titles[i] for i in shown), box=None, padding=(0, 2, 0, 0))
     for line in table.cells:
-        grid.add_row(*(line[i].split(" ±")[0] if 0 < i <= len(problem.tasks) else line[i] for i in shown))
+        of_a_task = range(1, 1 + len(metrics) if len(metrics) <= 4 else 1)
+        grid.add_row(*(line[i].split(" ±")[0] if i in of_a_task else line[i] for i in shown))
     Console(width=110, highlight=False).print(grid)
     print(f"written: {folder / 'table.md'}")
 
 
-def _csv(problem, found, seeds):
+def _csv(metrics, found, seeds):
     """Every seed's test metric of every task, as plain numbers."""
     lines = ["method,rate,seed,task,metric,value"]
     for one in found:
         for seed, values in zip(seeds, one.values):
-            for task, value in zip(problem.tasks, values):
-                rate = one.chosen[problem.tasks.index(task) if len(one.chosen) > 1 else 0].rate
-                lines.append(f"{one.name},{rate:g},{seed},{task},{problem.metrics[task][0]},{value:.6g}")
+            for k, ((task, (metric, _)), value) in enumerate(zip(metrics.items(), values)):
+                rate = one.chosen[k if len(one.chosen) > 1 else 0].rate
+                lines.append(f"{one.name},{rate:g},{seed},{task},{metric},{value:.6g}")
     return "\n".join(lines) + "\n"
 
 

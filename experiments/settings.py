@@ -160,9 +160,9 @@ class MultiTask:
 class Alphabets:
     """How tasks with examples of their own are learned together, and what they are compared with."""
 
-    methods: tuple[str, ...] = ("alone", "together")
-    """alone (a network a task), together (one trunk, the mean gradient), or together by an aggregator of
-    metalearn.aggregate that needs no argument, such as upgrad."""
+    methods: tuple[str, ...] = ("single", "equal")
+    """single (a network a task), equal (one trunk, the mean gradient), or one trunk by an aggregator of
+    metalearn.aggregate that needs no argument, such as upgrad, or your own as some.module:function."""
     rates: tuple[float, ...] = (1e-3,)
     """Learning rates; of several, validation chooses, for each method by itself."""
     steps: int = 4_000

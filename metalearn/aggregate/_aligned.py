@@ -12,7 +12,7 @@ def aligned() -> Aggregator:
     """u = Σ_k (B w)_k g_k with equal w, and B = √λ_min Σ_r λ_r^(-1/2) v_r v_rᵀ over the eigenpairs of G.
 
     The gradient matrix becomes the nearest one whose singular values all are its smallest. Convention: w = 1 / K, a
-    mean. Eigenvalues up to K ε λ_max count as 0, as in the authors' code.
+    mean; deviation: the authors' code sums. Eigenvalues up to K ε λ_max count as 0, as there.
     """
 
     def weigh(gram: Gram, state, key):

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metalearn.core import Algorithm, InputError, Key, Metrics
-from metalearn.host import checkpoint, interrupts, lock, logs, processes, provenance
+from metalearn.host import checkpoint, interrupts, keys, lock, logs, processes, provenance
 from metalearn.host.progress import shown
 from metalearn.host.steps import programs
 
@@ -237,15 +237,15 @@ def _earlier(
 
 def _like_on_host(shape: Any) -> Any:
     """What asks `restore` for a NumPy array, without the memory of one."""
-    extended = jnp.issubdtype(shape.dtype, jax.dtypes.extended)
-    return shape if extended else np.broadcast_to(np.zeros((), shape.dtype), shape.shape)
+    shape = keys.numbers(shape)
+    return np.broadcast_to(np.zeros((), shape.dtype), shape.shape)
 
 
 def _put(value: Any, shape: Any) -> Any:
     """A copy on the devices: on CPU these could otherwise share the buffer that NumPy owns, and donating it would
     free it twice."""
-    if isinstance(value, jax.Array):  # a key
-        return value
+    if keys.is_key(shape):  # to begin with its numbers
+        return jax.jit(lambda value: keys.like(value, shape), out_shardings=shape.sharding)(value)
     return jnp.array(value) if shape.sharding is None else jax.device_put(jnp.array(value), shape.sharding)
 
 

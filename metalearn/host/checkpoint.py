@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metalearn.core import InputError
+from metalearn.host import keys
 
 
 class Damaged(Exception):
@@ -196,13 +197,8 @@ def _named(tree: Any) -> list[tuple[str, Any]]:
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
 
 
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _on_host(tree: Any) -> list[tuple[str, np.ndarray]]:
-    leaves = [(name, jax.random.key_data(leaf) if _is_key(leaf) else leaf) for name, leaf in _named(tree)]
-    return [(name, np.asarray(leaf)) for name, leaf in leaves]
+    return [(name, np.asarray(keys.numbers(leaf))) for name, leaf in _named(tree)]
 
 
 def _bytes(leaf: np.ndarray) -> np.ndarray:
@@ -265,8 +261,7 @@ def _check(expected: Sequence[tuple[str, Any]], saved: Mapping[str, _Leaf]) -> N
     for name, leaf in expected:
         if name not in saved:
             raise InputError(f"like: the checkpoint has no leaf {name}; expected the structure that was saved.")
-        if _is_key(leaf):
-            leaf = jax.eval_shape(jax.random.key_data, leaf)
+        leaf = keys.numbers(leaf)
         if np.shape(leaf) != saved[name].shape:
             raise InputError(
                 f"like: leaf {name} has shape {np.shape(leaf)}, and the checkpoint has {saved[name].shape}."
@@ -279,8 +274,8 @@ def _check(expected: Sequence[tuple[str, Any]], saved: Mapping[str, _Leaf]) -> N
 
 def _placed(value: np.ndarray, leaf: Any) -> Any:
     """The value as the kind of thing that `leaf` is, where `leaf` is."""
-    if _is_key(leaf):
-        return jax.random.wrap_key_data(jnp.asarray(value), impl=jax.random.key_impl(jnp.empty((), leaf.dtype)))
+    if keys.is_key(leaf):
+        return keys.like(value, leaf)
     if isinstance(leaf, bool | int | float | complex):
         return type(leaf)(value.item())
     if isinstance(leaf, np.ndarray | np.generic):

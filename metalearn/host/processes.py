@@ -13,6 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from metalearn.core import InputError
+from metalearn.host import keys
 
 
 def leads() -> bool:
@@ -29,15 +30,19 @@ def agreed(number: int | None) -> int | None:
 
 def on_host(tree: Any) -> Any:
     """The same tree where every process can read every leaf: what is spread over several hosts is gathered."""
-    return jax.tree.map(
-        lambda leaf: leaf if readable(leaf) else multihost_utils.process_allgather(leaf, tiled=True), tree
-    )
+
+    def gathered(leaf):
+        if readable(leaf):
+            return leaf
+        return keys.like(multihost_utils.process_allgather(keys.numbers(leaf), tiled=True), leaf)
+
+    return jax.tree.map(gathered, tree)
 
 
 def from_lead(read: Callable[[], tuple[Any, Any]], like: Callable[[], Any]) -> tuple[Any, Any]:
     """`read() -> (what JSON can hold, a state or None)` of process 0, for all of them; where it fails, all stop.
 
-    `like()` gives the state's shapes to those that did not read it.
+    `like()` gives the state's shapes to those that did not read it; keys are their numbers.
     """
     if jax.process_count() == 1:
         return read()
@@ -53,8 +58,9 @@ def from_lead(read: Callable[[], tuple[Any, Any]], like: Callable[[], Any]) -> t
     if not succeeded:
         raise failed or InputError("process 0 could not begin; its message says why.")
     if present:
-        empty = lambda leaf: np.zeros(leaf.shape, leaf.dtype)  # noqa: E731
-        state = multihost_utils.broadcast_one_to_all(state if leads() else jax.tree.map(empty, like()))
+        if not leads():
+            state = jax.tree.map(lambda one: np.zeros(one.shape, one.dtype), jax.tree.map(keys.numbers, like()))
+        state = multihost_utils.broadcast_one_to_all(state)
     return found, state
 
 

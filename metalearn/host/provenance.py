@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from metalearn.core import InputError
+from metalearn.host import keys
 from metalearn.host.logs import write_atomically
 
 PACKAGES = ("metalearn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -85,10 +86,8 @@ def fingerprint(sample: Any) -> list[str]:
     for array in arrays:
         if isinstance(array, jax.Array) and not array.is_fully_addressable:
             continue
-        if jax.numpy.issubdtype(array.dtype, jax.dtypes.extended):
-            array = jax.random.key_data(array)
-        numbers = np.ascontiguousarray(array)
-        found.append(f"{numbers.dtype}{list(numbers.shape)} {zlib.crc32(numbers.reshape(-1).view(np.uint8).data):08x}")
+        plain = np.ascontiguousarray(keys.numbers(array))
+        found.append(f"{plain.dtype}{list(plain.shape)} {zlib.crc32(plain.reshape(-1).view(np.uint8).data):08x}")
     return found
 
 

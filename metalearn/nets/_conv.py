@@ -17,7 +17,9 @@ from metalearn.nets._product import product
 
 _MANY = 4_000_000  # numbers in the patches of all images, 16 MB
 _ROWS = 1_600  # patches of one matrix product
-_LONG = 100_000  # places of windows in all images, from which on those of one channel are done another way
+_LARGE = 5  # kernels of this size, from few channels to few filters, are laid over tiles of two by two
+_FEW = 20
+_TILES = 6_400  # of one matrix product
 
 Padding = str | int | Sequence[tuple[int, int]]
 
@@ -42,26 +44,16 @@ def conv(x: jax.Array, kernel: jax.Array, strides: int = 1, padding: Padding = "
     dtype = jnp.promote_types(x.dtype, kernel.dtype)
     x, kernel = x.astype(dtype), kernel.astype(dtype)
     sides = _pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+    padded = [size + sum(pads) for size, pads in zip(x.shape[1:3], sides)]
+    if any(size < window for size, window in zip(padded, kernel.shape)):
+        raise InputError(f"a window of {list(kernel.shape[:2])} does not fit into padded images of {padded}.")
     if impl == "lax":
         dimensions = ("NHWC", "HWIO", "NHWC")
         return lax.conv_general_dilated(x, kernel, (strides, strides), sides, dimension_numbers=dimensions)
 
-    def some(images):
-        patches = _patches(images, kernel.shape[:2], strides, sides)
-        rows = product(patches.reshape(-1, patches.shape[-1]), kernel.reshape(-1, kernel.shape[-1]))
-        return rows.reshape(*patches.shape[:-1], kernel.shape[-1])
-
-    places = math.prod(_places(x.shape, strides))
-    if x.shape[-1] == 1 and places >= _LONG and places * math.prod(kernel.shape[:2]) < 4 * _MANY:
-        return _gray(x, kernel, strides, sides)
-    size = _at_once(x.shape, kernel.shape, strides)
-    if size >= x.shape[0]:
-        return some(x)
-    full = x.shape[0] // size * size
-    # patches are made once more in the backward pass, which takes less time than it takes to keep them
-    y = lax.map(jax.checkpoint(some, prevent_cse=False), x[:full].reshape(-1, size, *x.shape[1:]))
-    y = y.reshape(full, *y.shape[2:])
-    return y if full == x.shape[0] else jnp.concatenate([y, some(x[full:])])
+    if strides == 1 and min(kernel.shape[:2]) >= _LARGE and max(kernel.shape[2:]) <= _FEW:
+        return _by_tiles(x, kernel, sides)
+    return _by_windows(x, kernel, strides, sides, _at_once(x.shape, kernel.shape, strides))
 
 
 def general(lhs, rhs, window_strides, padding, lhs_dilation=None, rhs_dilation=None, **options):
@@ -134,28 +126,61 @@ def _pads(sizes, windows, strides, padding) -> list[tuple[int, int]]:
     return lax.padtype_to_pads(sizes, windows, (strides, strides), padding)
 
 
-def _gray(x, kernel, strides, sides):
-    """The same of many images of one channel: where a patch is a column, what is written at a time is a row of an image
-    and not a number."""
-    windows = [shifted[..., 0] for shifted in _shifts(x, kernel.shape[:2], strides, sides)]
-    columns, flat = jnp.stack(windows).reshape(len(windows), -1), kernel.reshape(len(windows), -1)
-    rows = lax.dot_general(columns, flat, (((0,), (0,)), ((), ())))
-    return rows.reshape(*windows[0].shape, -1)
+def _by_windows(x, kernel, strides, sides, at_once):
+    """Every window as a row of a matrix, so many images at a time."""
+
+    def some(images):
+        patches = _patches(images, kernel.shape[:2], strides, sides)
+        rows = product(patches.reshape(-1, patches.shape[-1]), kernel.reshape(-1, kernel.shape[-1]))
+        return rows.reshape(*patches.shape[:-1], kernel.shape[-1])
+
+    if at_once >= x.shape[0]:
+        return some(x)
+    full = x.shape[0] // at_once * at_once
+    # patches are made once more in the backward pass, which takes less time than it takes to keep them
+    y = lax.map(jax.checkpoint(some, prevent_cse=False), x[:full].reshape(-1, at_once, *x.shape[1:]))
+    y = y.reshape(full, *y.shape[2:])
+    return y if full == x.shape[0] else jnp.concatenate([y, some(x[full:])])
 
 
-def _places(images, strides):
-    """How many images, and at how many places at most a window is put in each."""
-    return images[0], math.ceil(images[1] / strides), math.ceil(images[2] / strides)
+def _by_tiles(x, kernel, sides, side=2):
+    """The same where there is little to multiply and much to copy: the pixels of a tile become channels, so that a
+    patch is fewer and longer pieces, and the kernel, laid over every place of a tile, is smaller and has some zeros.
+    Pooling by two then finds its windows as they are.
+
+    In pieces, because what was computed before a loop is not computed anew for each place of a window.
+    """
+    count, *shape, channels = x.shape
+    *lengths, _, filters = kernel.shape
+    sizes = [n + sum(pads) - length + 1 for n, pads, length in zip(shape, sides, lengths)]
+    tiles = [-(-size // side) for size in sizes]
+    windows = [-(-(side + length - 1) // side) for length in lengths]  # in tiles
+    rows, columns = (n + window - 1 for n, window in zip(tiles, windows))
+    around = [(low, side * n - low - size, 0) for (low, _), n, size in zip(sides, (rows, columns), shape)]
+    x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *around, (0, 0, 0)))
+    x = x.reshape(count, rows, side, columns, side, channels).transpose(0, 1, 3, 2, 4, 5)
+    room = [window * side - length for window, length in zip(windows, lengths)]
+    laid = [
+        jnp.pad(kernel, ((i, room[0] - i), (j, room[1] - j), (0, 0), (0, 0))) for i in range(side) for j in range(side)
+    ]
+    wide = jnp.stack(laid, 3).reshape(windows[0], side, windows[1], side, channels, -1).transpose(0, 2, 1, 3, 4, 5)
+    depth = side * side * channels
+    x, wide = x.reshape(count, rows, columns, depth), wide.reshape(*windows, depth, side * side * filters)
+    y = _by_windows(x, wide, 1, [(0, 0), (0, 0)], _even(count, _TILES // math.prod(tiles)))
+    y = y.reshape(count, *tiles, side, side, filters).transpose(0, 1, 3, 2, 4, 5)
+    return y.reshape(count, *(side * n for n in tiles), filters)[:, : sizes[0], : sizes[1]]
 
 
 def _at_once(images, kernel, strides):
     """How many images' patches are made at a time: all while they are few, else as many as a cache holds."""
-    count, height, width = _places(images, strides)
-    places = height * width
-    if count * places * math.prod(kernel[:3]) < _MANY:
-        return count
-    size = max(1, _ROWS // places)
-    return next((even for even in range(size, size // 2, -1) if count % even == 0), size)
+    count, places = images[0], math.prod(math.ceil(size / strides) for size in images[1:3])
+    return count if count * places * math.prod(kernel[:3]) < _MANY else _even(count, _ROWS // places)
+
+
+def _even(count, most):
+    """The largest number up to `most`, from its half on, of which `count` is a multiple, or else `most`."""
+    most = min(count, max(1, most))
+    return next((even for even in range(most, most // 2, -1) if count % even == 0), most)
 
 
 def _patches(x, windows, strides, sides):
@@ -167,8 +192,6 @@ def _shifts(x, windows, strides, sides):
     """The images under each place of a window, `[n, H', W', C]`."""
     x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((low, high, 0) for low, high in sides), (0, 0, 0)))
     height, width = ((size - window) // strides + 1 for size, window in zip(x.shape[1:3], windows, strict=True))
-    if height < 1 or width < 1:
-        raise InputError(f"a window of {list(windows)} does not fit into padded images of {list(x.shape[1:3])}.")
 
     def shifted(i, j):
         stop = (x.shape[0], i + (height - 1) * strides + 1, j + (width - 1) * strides + 1, x.shape[3])

@@ -3,6 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import metalearn as ml
+from benchmarks import contender
 from benchmarks.floor import Work, copy_bandwidth, floor, matmul_peak, work
 from benchmarks.measure import TURN, Contender, alternate, check, relative_error, repeated, summary
 
@@ -87,6 +89,19 @@ def test_a_convolution_counts_like_its_patches_and_a_batch_like_its_examples():
     # the derivatives by the kernel and by the images each cost what the convolution costs; only edges differ
     both = work(jax.grad(lambda x, kernel: (conv(x, kernel) ** 2).sum(), (0, 1)), x, kernel).flops
     assert 2.5 * once < both < 4.5 * once
+
+
+def test_what_a_faster_way_multiplies_beside_is_not_of_the_floor():
+    """A kernel laid over tiles has zeros."""
+    images, kernel = jnp.ones((2, 12, 12, 1)), jnp.ones((5, 5, 1, 10))
+
+    def step(state, batch, key):
+        return jax.grad(lambda kernel: (ml.nets.conv(batch, kernel, padding="VALID") ** 2).sum())(state), {}
+
+    once = 2.0 * len(images) * 8 * 8 * kernel.size
+    assert work(step, kernel, images, contender.KEY).flops > 2 * once
+    algorithm = ml.Algorithm(lambda key, batch: kernel, step)
+    assert contender.work_of(algorithm, kernel, images).flops == 2 * once  # forwards, and the kernel's derivative
 
 
 def test_a_loop_of_unknown_length_is_refused():

@@ -13,6 +13,7 @@ import pytest
 
 import metalearn as ml
 from experiments import command_line, digits_multitask, mtl_toy, multitask, omniglot_alphabets
+from metalearn.core import Batch
 
 DIGITS, TOY = digits_multitask, mtl_toy
 
@@ -35,6 +36,8 @@ def own(s, pieces, optimizer, count, epoch):
         (DIGITS, ["few", "--batch", "5000"], "batch must be at most"),
         (DIGITS, ["few", "--optimizer", "adm"], "did you mean 'adam'"),
         (DIGITS, ["few", "--at", "feature"], "'params' or 'features'"),
+        (DIGITS, ["few", "--every", "2", "--methods", "graddrop"], "must weigh by directions"),
+        (DIGITS, ["few", "--at", "features", "--methods", "auto-lambda"], "auto_lambda has neither"),
         (DIGITS, ["few", "--at", "features", "--methods", "graddrop", "moco"], "moco has neither at nor every"),
         (DIGITS, ["few", "--every", "2", "--methods", "equal", "sdmgrad"], "sdmgrad has neither at nor every"),
         (TOY, ["valley", "--methods", "msgda"], "did you mean 'mgda'"),
@@ -160,6 +163,37 @@ def test_the_optimizer_decays_every_ten_epochs():
     assert isinstance(optimizer, optax.GradientTransformation)
 
 
+def test_batches_keep_the_masks_of_their_examples():
+    x = jnp.arange(10.0)[:, None]
+    mask = jnp.stack([x[:, 0] >= 5, x[:, 0] < 3])
+    one = multitask.minibatches(Batch(x, {"a": x, "b": x}, mask), 4)(jax.random.key(0))
+    np.testing.assert_array_equal(one.mask, np.stack([one.x[:, 0] >= 5, one.x[:, 0] < 3]))
+    one = multitask.minibatches(Batch(x, {"a": x}, mask[0]), 4)(jax.random.key(0))
+    np.testing.assert_array_equal(one.mask, one.x[:, 0] >= 5)
+
+
+def test_networks_of_their_own_have_a_rate_each_alphabet(monkeypatch, tmp_path):
+    """Five alphabets: their mean in the table, and what is single is put together of both rates."""
+    reached = {0.1: [0.5, 0.2, 0.5, 0.2, 0.5], 0.2: [0.4, 0.6, 0.4, 0.6, 0.4]}
+
+    def trained(s, name, rate, train, validation):
+        return rate, lambda state, population: np.array([reached[rate]] * 2) + (population == "test") / 10
+
+    names = list("abcde")
+    monkeypatch.setattr(omniglot_alphabets, "trained", trained)
+    monkeypatch.setattr(omniglot_alphabets, "divided", lambda s: (names, ["train", "validation", "test"]))
+    s = replace(
+        omniglot_alphabets.PRESETS["trial"][1], methods=("single", "equal"), rates=(0.1, 0.2), alphabets=5,
+        seeds=(0, 1), folder=str(tmp_path),
+    )  # fmt: skip
+    omniglot_alphabets.main(s)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["single"]["rates"] == [0.1, 0.2, 0.1, 0.2, 0.1] and results["equal"]["rates"] == [0.2]
+    np.testing.assert_allclose(results["single"]["test"], [[0.6, 0.7, 0.6, 0.7, 0.6]] * 2)
+    table = (tmp_path / "table.md").read_text()
+    assert "mean of 5 (%)" in table and "64.00 ± 0.00" in table and "58.00 ± 0.00" in table
+
+
 @pytest.mark.slow
 def test_alphabets_from_command_to_table(tmp_path, capsys):
     try:
@@ -167,12 +201,15 @@ def test_alphabets_from_command_to_table(tmp_path, capsys):
     except ml.InputError as error:
         pytest.skip(str(error))
     settings = replace(
-        omniglot_alphabets.PRESETS["trial"][1], methods=("alone", "together", "upgrad"), rates=(1e-3, 1e-2), steps=4,
+        omniglot_alphabets.PRESETS["trial"][1], methods=("single", "equal", "upgrad"), rates=(1e-3, 1e-2), steps=4,
         alphabets=3, cohort=2, batch=8, sampling="size", temperature=2.0, folder=str(tmp_path / "run"),
     )  # fmt: skip
     omniglot_alphabets.main(settings)
     table = (tmp_path / "run" / "table.md").read_text()
-    assert "A network a task" in table and "One trunk, UPGrad" in table and "against A network a task" in table
+    assert "Single task" in table and "UPGrad" in table and "against equal" in table and "Δm" in table
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert len(results["single"]["rates"]) == 3 and len(results["equal"]["rates"]) == 1
+    assert len(set(results["single"]["tasks"])) == 3 and "mean of" not in table
     assert "rate 0.01" in capsys.readouterr().out
     with pytest.raises(ml.InputError, match="alphabets must be between"):
         omniglot_alphabets.main(replace(settings, alphabets=60))
@@ -241,8 +278,8 @@ def test_a_method_that_diverges_in_the_end_loses_only_itself(monkeypatch, capsys
 
     seen = []
     monkeypatch.setattr(multitask, "learned", learned)
-    monkeypatch.setattr(multitask, "write", lambda s, problem, found, table: seen.append([one.name for one in found]))
-    monkeypatch.setattr(multitask, "table_of", lambda s, problem, found: None)
+    monkeypatch.setattr(multitask, "write", lambda s, metrics, found, table: seen.append([one.name for one in found]))
+    monkeypatch.setattr(multitask, "table_of", lambda *arguments: None)
     multitask.main(replace(s, probe=1), lambda s: problem)
     assert seen == [["equal"]]
     assert "PCGrad has no row: every rate diverged" in capsys.readouterr().out

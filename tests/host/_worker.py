@@ -33,13 +33,24 @@ def main(process, processes, port, devices, folder, steps):
         optax.adam(0.1),
         mapping=ml.sharded(mesh),
     )
-    state, history = ml.run(
-        ml.spread_state(algorithm, mesh), ml.data.batched(task, 6), steps,
+
+    def init(key, batch):  # typed keys, one alone and many in pieces, are kept, broadcast and gathered as all else
+        return algorithm.init(key, batch), key, jax.random.split(key, SIZE)
+
+    def step(state, batch, key):
+        state, one, many = state
+        state, metrics = algorithm.step(state, batch, one)
+        return (state, jax.random.fold_in(one, 1), jax.vmap(jax.random.fold_in, (0, None))(many, 1)), metrics
+
+    (state, one, many), history = ml.run(
+        ml.spread_state(ml.Algorithm(init, step), mesh), ml.data.batched(task, 6), steps,
         key=jax.random.key(0), folder=folder, log_every=2, checkpoint_every=4, tensorboard=False,
     )  # fmt: skip
     assert state.params["w"].addressable_shards[0].data.shape == (SIZE // len(jax.devices()),)
+    assert many.addressable_shards[0].data.shape == (SIZE // len(jax.devices()),)
     w = np.asarray(on_host(state).params["w"], np.float64)
-    print(len(history), history[-1]["train/loss"], w.sum(), np.abs(w).sum())
+    drawn = jax.vmap(jax.random.uniform)(on_host(many)).sum() + jax.random.uniform(one)
+    print(history[-1]["train/loss"], w.sum(), np.abs(w).sum(), drawn)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,30 @@ def test_many_images_in_pieces_equal_all_at_once(monkeypatch, count):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-4), pieces, whole)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("kernel", "padding"), [((5, 5), "VALID"), ((5, 7), "SAME"), ((6, 5), [(0, 3), (4, 1)])])
+def test_tiles_equal_windows_one_by_one(monkeypatch, channels, kernel, padding):
+    """Few channels to few filters, on images that tiles do not fill, to the second derivative."""
+    x, kernel, weights = random(0, 2, 9, 11, channels), random(1, *kernel, channels, 4), random(2, *kernel, channels, 4)
+
+    def found():
+        def stepped(x, kernel):
+            inner = jax.grad(lambda x, k: jnp.sin(conv(x, k, padding=padding)).sum(), (0, 1))
+            by_image, by_kernel = inner(x, kernel)
+            return jnp.cos(by_image).sum() + (by_kernel * weights).sum()
+
+        # a function of its own each time: jit must not find the other's program
+        derivatives = jax.jit(lambda x, kernel: jax.grad(stepped, (0, 1))(x, kernel))(x, kernel)
+        return (conv(x, kernel, padding=padding), derivatives), str(jax.make_jaxpr(stepped)(x, kernel))
+
+    tiles, program = found()
+    monkeypatch.setattr("metalearn.nets._conv._FEW", 0)
+    windows, other_program = found()
+    assert program != other_program
+    for a, b in zip(jax.tree.leaves(tiles), jax.tree.leaves(windows)):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * float(jnp.abs(b).max()))
+
+
 def test_same_pads_at_the_end_and_a_number_on_both_sides():
     x = jnp.arange(4.0).reshape(1, 4, 1, 1) + 1
     kernel = jnp.zeros((3, 1, 1, 1)).at[0].set(1.0)  # picks the first row of every window
@@ -105,7 +129,7 @@ def test_module_has_kernel_and_bias(key):
         ((2, 6, 6, 3), {}, "x has shape"),
         ((2, 6, 6, 1), {"padding": "same"}, "padding is 'same'"),
         ((2, 6, 6, 1), {"impl": "fast"}, "impl is 'fast'"),
-        ((2, 2, 6, 1), {"padding": "VALID"}, "does not fit"),
+        ((2, 2, 6, 1), {"padding": "VALID"}, r"\[3, 3\] does not fit into padded images of \[2, 6\]"),
     ],
 )
 def test_what_does_not_fit_is_refused(x, options, message):
