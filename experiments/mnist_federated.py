@@ -11,6 +11,7 @@ Rounds to 97% (2NN, E=1) and 99% (CNN, E=5) of the test set, 100 clients, a tent
     dirichlet-own   the same split: personal and clustered models beside FedAvg, each client judged by its own examples
     shift           2NN, images turned by quarter turns: the same, personal and clustered models, and one trained
                     on everybody's examples
+    shift-norm      the same images, layers normalised: FedBN beside FedAvg
 
 Of several `--rates` the best is taken for each algorithm by itself: in the published settings by the test set, as in
 the paper; else by validation clients or each client's own validation examples. A folder for every rate; the same
@@ -87,6 +88,13 @@ PRESETS = {
         _preset(
             "shift", methods=("centralised", *_DIFFERENT, *_OWN), partition="rotation", test="own", rounds=200,
             every=10, target=0.95,
+        ),
+    ),
+    "shift-norm": (
+        "2NN with normalised layers, images turned, FedBN beside FedAvg",
+        _preset(
+            "shift-norm", model="2nn-norm", methods=("fedavg", "fedbn", "local-only"), partition="rotation", test="own",
+            rounds=200, every=10, target=0.95,
         ),
     ),
 }  # fmt: skip

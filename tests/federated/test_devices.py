@@ -52,8 +52,14 @@ def rounds(name, mapping, tasks):
     return state, seen
 
 
-@pytest.mark.parametrize("count", [pytest.param(3, marks=pytest.mark.slow), 11])
-@pytest.mark.parametrize("name", [n if n == "scaffold" else pytest.param(n, marks=pytest.mark.slow) for n in EVERY])
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("scaffold", 11),
+        *(pytest.param(n, 11, marks=pytest.mark.slow) for n in EVERY if n != "scaffold"),
+        *(pytest.param(n, 3, marks=pytest.mark.slow) for n in ("scaffold", "fedavg")),  # fewer than devices
+    ],
+)
 def test_clients_over_devices_give_the_numbers_of_one(name, count):
     mesh = Mesh(np.array(jax.devices()), ("clients",))
     assert mesh.size == 8
