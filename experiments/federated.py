@@ -288,7 +288,7 @@ def train(s: Any, problem: Problem) -> tuple[Any, list]:
     return ml.run(
         ml.Algorithm(algorithm.init, algorithm.step), sample_of(s, problem), s.rounds, key=keys, evaluate=evaluate,
         every=s.every, log_every=max(s.every, min(50, s.rounds)), checkpoint_every=max(50, s.rounds // 10),
-        folder=s.folder, config=s, free=("folder", "target", "devices"), best=None,
+        folder=s.folder, config=s, free=("folder", "rounds", "target", "devices"), best=None,
     )  # fmt: skip
 
 

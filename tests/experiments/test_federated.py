@@ -207,6 +207,17 @@ def test_the_same_command_goes_on_and_another_population_is_refused(tmp_path):
 
 
 @pytest.mark.slow
+def test_more_rounds_go_on_where_fewer_ended(tmp_path):
+    s = replace(DIGITS.PRESETS["few"][1], methods=("scaffold",), seeds=(0,), every=2, folder=str(tmp_path / "one"))
+    DIGITS.main(replace(s, rounds=2))
+    DIGITS.main(replace(s, rounds=4))
+    DIGITS.main(replace(s, rounds=4, folder=str(tmp_path / "whole")))
+    one, whole = (read_results(tmp_path / name / "scaffold")[0] for name in ("one", "whole"))
+    np.testing.assert_array_equal(one.values, whole.values)
+    assert one.budget == 4
+
+
+@pytest.mark.slow
 def test_an_algorithm_of_the_users_own_and_turned_clients(tmp_path):
     s = replace(DIGITS.PRESETS["shift"][1], methods=(f"{__name__}:own", "ifca"), rounds=2, seeds=(0,))
     DIGITS.main(replace(s, folder=str(tmp_path)))
