@@ -26,7 +26,8 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns 1 where a peer computed other numbers or failed in every variant, or `--check` found a fall; else 0."""
+    """Returns 1 where a peer computed other numbers or failed in every variant, unless it did so in the report of
+    `--check`, or where that found a fall; else 0."""
     parser = argparse.ArgumentParser(
         "python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -56,18 +57,20 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         parser.error(f"--check: {error}")
 
-    from benchmarks.environment import machine, make_cores_devices, versions
+    from benchmarks.environment import commit, machine, make_cores_devices, versions, wait_until_idle
     from benchmarks.measure import Options
     from benchmarks.table import row_lines, table
 
     make_cores_devices()
     options = Options(chosen.peer_python, chosen.quick, chosen.rounds or (3 if chosen.quick else 15), chosen.limit)
+    if not chosen.quick:
+        wait_until_idle()
     now = datetime.datetime.now(datetime.UTC)
     report = {
         "date": now.isoformat(timespec="seconds"),
         "quick": chosen.quick,
         "machine": machine(),
-        "versions": versions(),
+        "versions": versions() | commit(),
         "rows": {},
     }
     out = chosen.out or Path("runs/benchmarks") / f"{now:%Y%m%d-%H%M%S}.json"
@@ -80,13 +83,12 @@ def main(arguments: list[str] | None = None) -> int:
         out.write_text(json.dumps(report, indent=2) + "\n")  # after every row: a long run that is stopped keeps them
         print(row_lines(name, report["rows"][name]), flush=True)
     print(f"\nwritten: {out}")
-    entries = [entry for row in report["rows"].values() for entry in row["entries"]]
-    wrong = any(not entry["status"].startswith(("ok", "not installed", "no line")) for entry in entries)
+    wrong = regression.failures(report, earlier)
     falls = [] if earlier is None else regression.falls(report, earlier)
     notes = [] if earlier is None else regression.elsewhere(report, earlier)
-    for sentence in [*notes, *falls]:
+    for sentence in [*notes, *wrong, *falls]:
         print(sentence, file=sys.stderr)
-    return int(wrong or bool(falls))
+    return int(bool(wrong or falls))
 
 
 if __name__ == "__main__":

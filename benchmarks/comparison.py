@@ -70,6 +70,11 @@ def compare(
             if peer is not None:
                 times |= alternate({name: _time_step(peer, options.limit)}, options.rounds, warmup)
                 peer.close()
+    if all(one.name.startswith("metalearn, ") for one in contenders):  # ways of ours: the faster comes first
+        ways = [entry for entry in entries[: len(contenders)] if entry["status"] == "ok"]
+        ways.sort(key=lambda entry: float(np.median(times[entry["who"]])))
+        entries = ways + [entry for entry in entries if entry not in ways]
+        ours = next(one for one in contenders if one.name == entries[0]["who"])
     for entry in entries:
         if entry["status"] == "ok":
             entry["seconds"] = summary(times[entry["who"]])

@@ -3,10 +3,14 @@
 import importlib.metadata
 import os
 import platform
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import jax
+
+BUSY = 0.5  # processes that want to run, from which on times are not to be trusted
 
 
 def cores() -> int:
@@ -19,6 +23,13 @@ def make_cores_devices() -> None:
     said = "--xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if jax.config.jax_num_cpu_devices < 1 and not said:
         jax.config.update("jax_num_cpu_devices", cores())
+
+
+def wait_until_idle(most: float = 180.0) -> None:
+    """Waits until the load of what ran before has fallen, or `most` seconds."""
+    end = time.monotonic() + most
+    while hasattr(os, "getloadavg") and os.getloadavg()[0] > BUSY and time.monotonic() < end:
+        time.sleep(5)
 
 
 def machine() -> dict[str, Any]:
@@ -39,6 +50,16 @@ def machine() -> dict[str, Any]:
         "load_before": load,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
+
+
+def commit() -> dict[str, str]:
+    """The commit of this source, and whether something has been changed since; nothing outside of a repository."""
+    ask = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        said = subprocess.run(ask, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    return {"commit": said.stdout.strip()} if said.returncode == 0 else {}
 
 
 def versions() -> dict[str, str]:

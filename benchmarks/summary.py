@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.regression import earlier
+from benchmarks.regression import earlier, peers_ratio
 
 NAMES = {
     "torch, loop over tasks": "PyTorch loop", "torch, loop over clients": "PyTorch loop",
@@ -26,11 +26,11 @@ def markdown(report: dict[str, Any]) -> str:
     cpus = list(dict.fromkeys(row.get("cpu", "") for row in shown.values()))
     for name, row in shown.items():
         ours, *others = row["entries"]
-        floor = f"{ours['times_floor']:.1f}" if "times_floor" in ours else ""
+        floor = f"{_times_floor(row):.1f}" if "times_floor" in ours else ""
         alone = next((one for one in others if one["who"].endswith("one device")), None)
         alone = _ms(alone) if alone is not None and ours["who"].endswith("a device a core") else ""
         mark = f" {LETTERS[cpus.index(row['cpu'])]}" if len(cpus) > 1 else ""
-        peers = ", ".join(_peer(entry) for entry in _peers(row))
+        peers = ", ".join(_peer(entry, ours) for entry in _peers(row))
         lines.append(f"| `{name}`{mark} | {_ms(ours)} | {alone} | {floor} | {peers} |")
     legend = [f"{LETTERS[i]}: {cpu}." for i, cpu in enumerate(cpus)] if len(cpus) > 1 else []
     return "\n".join([*lines, *(["", " ".join(legend)] if legend else [])])
@@ -44,12 +44,21 @@ def _ms(entry):
     return _digits(1e3 * entry["seconds"]["median"])
 
 
-def _peer(entry):
+def _times_floor(row):
+    """By the highest peak of the run, for one measurement may be disturbed."""
+    times, floor = row["entries"][0]["times_floor"], row.get("floor") or {}
+    peak = floor.get("peak_flops_per_s")
+    if not peak or row.get("peak", 0) <= peak or floor["seconds"] > 1.001 * floor["flops"] / peak:
+        return times
+    return times * row["peak"] / peak
+
+
+def _peer(entry, ours):
     who = NAMES.get(entry["who"], entry["who"])
     if entry["status"] != "ok":
         return f"{who}: {entry['status']}"
     words = ", ".join(entry["variant"].split("+")[1:]).replace("_", " ")
-    return f"{who}{f' ({words})' if words else ''} {_digits(entry['ratio']['median'], 2)}×"
+    return f"{who}{f' ({words})' if words else ''} {_digits(peers_ratio(entry, ours), 2)}×"
 
 
 def _digits(value, digits=3):

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from benchmarks.environment import BUSY
+
 
 def table(report: dict[str, Any]) -> str:
     """All of it: where it was measured, and the rows."""
@@ -9,7 +11,7 @@ def table(report: dict[str, Any]) -> str:
     lines = [f"{place['cpu']}, {place['cores']} cores, {report['date']}, jax {report['versions']['jax']}"]
     if report["quick"]:
         lines.append("--quick: small sizes, a trial and not a measurement")
-    elif place["load_before"] is not None and place["load_before"] > 0.5:
+    elif place["load_before"] is not None and place["load_before"] > BUSY:
         lines.append(f"the machine was busy (load {place['load_before']:.1f}): these times are not to be trusted")
     if place.get("xla_flags"):
         lines.append(f"XLA_FLAGS is {place['xla_flags']!r}, which changes what is measured")

@@ -9,6 +9,7 @@ TITLES = {
     "equal": "Equal weighting", "pcgrad": "PCGrad", "mgda": "MGDA", "cagrad": "CAGrad", "nash": "Nash-MTL",
     "imtl_g": "IMTL-G", "upgrad": "UPGrad", "fairgrad": "FairGrad", "aligned": "Aligned-MTL", "config": "ConFIG",
     "dualproj": "DualProj", "graddrop": "GradDrop", "fixed": "Fixed weights", "tchebycheff": "Smooth Tchebycheff",
+    "random": "Random weights", "geometric": "Geometric mean",
 }  # fmt: skip
 
 

@@ -340,7 +340,9 @@ def tested(s: Any, problem: Problem, state: Any, history: list) -> Row:
     states = [jax.tree.map(lambda a, i=i: a[i], state) for i in range(len(s.seeds))] if several else [state]
     values = np.stack([np.asarray(judge(one)["accuracy"]) for one in states])
     sent = fl.sent(algorithm, states[0].params) if method.data != "pooled" else None
-    names = ("partition", "concentration", "clients", "test_clients", "data_seed", "test_share", "public")
+    # whatever decides who is judged, and by what: only such rows can be compared
+    names = ("partition", "concentration", "clients", "validation_clients", "test_clients", "data_seed", "test_share")
+    names += ("public", *(name for name in ("test", "length", "min_characters") if hasattr(s, name)))
     return Row(
         method=method.title,
         cite=method.cite,

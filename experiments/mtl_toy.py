@@ -55,8 +55,8 @@ def main(settings: Settings) -> None:
     problems = {"valley": valley, "concave": concave}
     if settings.problem not in problems:
         raise ml.InputError(f"there is no problem {settings.problem!r}; {nearest(settings.problem, problems)}")
-    if not settings.methods or settings.steps < 1:
-        raise ml.InputError("methods need at least one name, and steps must be positive.")
+    if not settings.methods or settings.steps < 1 or settings.rate <= 0:
+        raise ml.InputError("methods need at least one name, and steps and rate must be positive.")
     problems[settings.problem](settings)
 
 
@@ -86,7 +86,7 @@ def concave_losses(x):
 
 
 def descent(losses, aggregator, optimizer, steps: int, every: int):
-    """`start -> points [steps / every + 1, d]` of a path under an aggregator."""
+    """`start -> points [1 + ⌈steps / every⌉, d]` of a path under an aggregator: every so many steps, and the last."""
     import jax
     import jax.numpy as jnp
 
@@ -113,8 +113,11 @@ def descent(losses, aggregator, optimizer, steps: int, every: int):
             state, _ = jax.lax.scan(one, state, t * every + jnp.arange(every))
             return state, state.params["shared"]
 
-        _, points = jax.lax.scan(several, state, jnp.arange(steps // every))
-        return jnp.concatenate([start[None], points])
+        whole = steps // every
+        state, points = jax.lax.scan(several, state, jnp.arange(whole))
+        state, _ = jax.lax.scan(one, state, jnp.arange(whole * every, steps))
+        left = state.params["shared"][None] if steps % every else points[:0]
+        return jnp.concatenate([start[None], points, left])
 
     return path
 

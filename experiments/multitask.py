@@ -181,7 +181,7 @@ def main(s: Any, problem_of: Callable[[Any], Problem]) -> None:
     """Trains, tunes, tests and reports every method on the same examples."""
     check_settings(s)
     problem = problem_of(s)
-    check_labels(problem)
+    check_data(problem)
     for name in s.methods:  # what at and every are not for is refused now, and not hours later
         made(s, problem, name, Candidate(s.rates[0], method_of(name).grid[0]), problem.tasks)
     counts = {part: len(jax.tree.leaves(getattr(problem, part).x)[0]) for part in ("train", "validation", "test")}
@@ -268,20 +268,23 @@ def learned(s: Any, problem: Problem, name: str, candidate: Candidate, tasks: li
     criteria = {task: problem.criteria[task] for task in tasks}
     model = problem.model(tasks)
     algorithm, steps_an_epoch = made(s, problem, name, candidate, tasks)
-    looked_at = jax.tree.map(lambda a: a[:256], problem.validation)
+    train, validation, test = (
+        part(batch, tasks, problem.tasks) for batch in (problem.train, problem.validation, problem.test)
+    )
+    looked_at = examples(validation, slice(256))
     measure, wanted = mt.measure(model, criteria), [f"{task}/{problem.metrics[task][0]}" for task in tasks]
 
     def metrics(state, batch):
-        values = measure(state.params, part(batch, tasks))
+        values = measure(state.params, batch)
         return {name: values[name] for name in wanted}
 
     conflict = mt.cosines(*mt.losses(model, criteria)[1:])
 
     def validated(state, key):
-        found = metrics(state, problem.validation)
+        found = metrics(state, validation)
         if len(tasks) == 1:
             return found
-        cosine = conflict(state.params, part(looked_at, tasks), key)
+        cosine = conflict(state.params, looked_at, key)
         pairs = [(i, j) for i in range(len(tasks)) for j in range(i)]
         return found | {f"cosine/{tasks[j]}~{tasks[i]}": cosine[i, j] for i, j in pairs}
 
@@ -294,7 +297,7 @@ def learned(s: Any, problem: Problem, name: str, candidate: Candidate, tasks: li
     config |= {"options": dict(candidate.options)}
     steps = s.epochs * steps_an_epoch
     state, history = ml.run(
-        algorithm, minibatches(part(problem.train, tasks), s.batch, method_of(name).batches), steps, key=keys,
+        algorithm, minibatches(train, s.batch, method_of(name).batches), steps, key=keys,
         evaluate=validated, every=max(1, steps // 5),
         log_every=max(1, steps // 20), checkpoint_every=max(500, steps // 10),
         folder=folder, config=config, free=("folder",), best=None,
@@ -305,15 +308,24 @@ def learned(s: Any, problem: Problem, name: str, candidate: Candidate, tasks: li
     return Trained(
         *(
             np.array([[float(judge(one, batch)[name]) for name in wanted] for one in states])
-            for batch in (problem.validation, problem.test)
+            for batch in (validation, test)
         ),
         float(np.mean(cosines)) if cosines else np.nan,
     )
 
 
-def part(batch: Batch, tasks: list[str]) -> Batch:
-    """The targets of some tasks."""
-    return batch._replace(y={task: batch.y[task] for task in tasks})
+def part(batch: Batch, tasks: list[str], among: list[str]) -> Batch:
+    """The targets of some tasks among those, in the order of a mask's rows, that a batch has."""
+    mask = batch.mask
+    if mask is not None and mask.ndim == 2:
+        mask = mask[np.array([among.index(task) for task in tasks])]
+    return Batch(batch.x, {task: batch.y[task] for task in tasks}, mask)
+
+
+def examples(batch: Batch, rows: Any) -> Batch:
+    """Some of the examples, with their masks `[n]` or `[K, n]`."""
+    x, y = jax.tree.map(lambda a: a[rows], (batch.x, batch.y))
+    return Batch(x, y, None if batch.mask is None else batch.mask[..., rows])
 
 
 def minibatches(data: Batch, size: int, count: int = 1) -> Callable:
@@ -324,9 +336,7 @@ def minibatches(data: Batch, size: int, count: int = 1) -> Callable:
         raise InputError(f"batch must be at most the {total} examples there are, but is {size}.")
 
     def sample(key):
-        _, rows = jax.lax.top_k(jax.random.uniform(key, (total,)), size)
-        mask = None if data.mask is None else data.mask[..., rows]  # [n], or [K, n]
-        return jax.tree.map(lambda a: a[rows], data._replace(mask=None))._replace(mask=mask)
+        return examples(data, jax.lax.top_k(jax.random.uniform(key, (total,)), size)[1])
 
     return sample if count == 1 else lambda key: tuple(map(sample, jax.random.split(key, count)))
 
@@ -360,20 +370,23 @@ def check_settings(s: Any) -> None:
         raise InputError(f"rates, epochs and batch must be positive, but are {s.rates}, {s.epochs} and {s.batch}.")
     if not 0 < s.validation < 1:
         raise InputError(f"validation must be a share between 0 and 1, but is {s.validation}.")
-    if s.at == "features" and "excess" in s.methods:
-        raise InputError("excess sums over steps, but at='features' every step has other examples.")
     optimizer_of(s, 1.0, 1)
 
 
-def check_labels(problem: Problem) -> None:
-    """Refuses labels that a task's head has no output for."""
+def check_data(problem: Problem) -> None:
+    """Refuses tasks without an example to learn from, and labels that a task's head has no output for."""
     model, x = problem.model(problem.tasks), jax.tree.map(lambda a: a[:1], problem.train.x)
     outputs = jax.eval_shape(lambda key: mt.predict(model)(model.init(key, x), x), jax.random.key(0))
     for task in problem.tasks:
         for batch in (problem.train, problem.validation, problem.test):
-            y = np.asarray(batch.y[task])
-            classes = outputs[task].shape[-1] if outputs[task].shape else 1
-            if np.issubdtype(y.dtype, np.integer) and y.size and not 0 <= y.min() <= y.max() < classes:
+            own = part(batch, [task], problem.tasks)
+            y = np.asarray(own.y[task])
+            if own.mask is not None:
+                y = y[np.asarray(own.mask).reshape(-1) > 0]
+            if not len(y):
+                raise InputError(f"{task!r} has no example in one of the parts for training, validation and test.")
+            classes = outputs[task].shape[-1]
+            if problem.criteria[task] is ml.cross_entropy and not 0 <= y.min() <= y.max() < classes:
                 raise InputError(
                     f"labels of {task!r} go from {y.min()} to {y.max()}, but its head has {classes} outputs."
                 )
@@ -405,8 +418,9 @@ def table_of(
         if alone is not None:
             gains = ml.metrics.multi_task_gain(one.values, alone.mean(0), better)
             cells.append("reference" if one.name == "single" else _shown(ml.interval(gains), "percent", "+"))
-            lost = ml.metrics.negative_transfer(one.values.mean(0), alone.mean(0), better).max()
-            cells.append("reference" if one.name == "single" else f"{lost:.2f}")
+            lost = ml.metrics.negative_transfer(one.values.mean(0), alone.mean(0), better)
+            lost = [lost.max()] if len(metrics) > 4 else lost
+            cells.append("reference" if one.name == "single" else " / ".join(f"{one:.2f}" for one in lost))
         if equal is not None:
             # gains in percent of equal weighting's mean, in pairs of seeds
             theirs, ours = (ml.metrics.multi_task_gain(v, equal.mean(0), better) for v in (equal, one.values))
@@ -417,9 +431,10 @@ def table_of(
         lines.append([*cells, " / ".join(dict.fromkeys(c.label for c in one.chosen))])
     tuned = "tuned " if len(s.rates) > 1 else ""
     among = ", ".join(f"{rate:g}" for rate in s.rates)
+    loser = "the worst task" if len(metrics) > 4 else "each task"
     caption = (
         f"Test metrics on {name}: mean ± 95% interval over {len(s.seeds)} seeds, {length}. Δm: mean "
-        f"relative gain over {tuned}single-task models; lost: by the task that falls furthest behind its own (negative "
+        f"relative gain over {tuned}single-task models; lost: how far {loser} falls behind its own (negative "
         f"transfer); against equal: mean relative gain over {tuned}equal weighting, in pairs of seeds; rank: mean over "
         f"tasks"
         + ("; cosine: mean between two tasks' gradients over training. " if compared else ". ")

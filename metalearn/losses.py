@@ -60,7 +60,8 @@ def over_losses(
 
     Raises:
       InputError: without a head, where `at` is neither, where `every` is not for this aggregator, where nothing is
-        shared that it could look at, or where a head's loss is no scalar.
+        shared that it could look at, where it keeps something for every number and `at` is "features", or where a
+        head's loss is no scalar.
     """
     if not heads:
         raise InputError("over_losses needs at least one head")
@@ -84,6 +85,11 @@ def over_losses(
         seen = trained["shared"]
         if at == "features":
             seen = jax.eval_shape(lambda p: trunk(p["shared"], batch, key)[0], params)
+            if _kept_by_number(aggregator, seen):
+                raise InputError(
+                    "the aggregator keeps something for every number that it sees, and features are of other examples "
+                    "in every step: use at='params'"
+                )
         kept = (jnp.ones(count), jnp.zeros(count, bool), jnp.zeros((), jnp.int32)) if every > 1 else ()
         # without weak types, which a step does not return: the second one would compile anew
         return State(params, _strong(optimizer.init(trained)), (_strong(aggregator.init(seen)), kept))
@@ -204,6 +210,24 @@ def joint(trunk: Trunk, heads: Named[str, Head]) -> Callable[[Params, Batch, Key
     return all_losses
 
 
+def jacobian(trunk: Trunk, heads: Named[str, Head]) -> Callable[[Params, Batch, Key], tuple[Any, jax.Array]]:
+    """`(params, batch, key) -> (gradients [K, ...] of what is shared and trained, present[K])`, in as many backward
+    passes, with the same randomness as a step with that key has. `InputError` where nothing is shared."""
+    all_losses = joint(trunk, heads)
+
+    def measured(params, batch, key):
+        trained, rest = partition(params)
+        if not jax.tree.leaves(trained["shared"]):
+            raise InputError("nothing is shared, so there are no gradients of it")
+
+        def losses(shared):
+            return all_losses(params | {"shared": merge(shared, rest["shared"])}, batch, key)
+
+        return jax.jacrev(losses, has_aux=True)(trained["shared"])
+
+    return measured
+
+
 def _mapped(mapping, pull, cotangents):
     return mapping(lambda pull, one: ((), (), pull(one)[0]), pull, cotangents)[2]
 
@@ -222,6 +246,13 @@ def _all_at_once(pull, cotangents):
         return jax.tree.unflatten(structure, whole)(cotangent)[0]
 
     return jax.vmap(one)(own, cotangents)
+
+
+def _kept_by_number(aggregator, seen):
+    """Whether what an aggregator keeps grows with what it sees."""
+    twice = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape), a.dtype), seen)
+    one, two = (jax.tree.map(jnp.shape, jax.eval_shape(aggregator.init, each)) for each in (seen, twice))
+    return one != two
 
 
 def _strong(tree):

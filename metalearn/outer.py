@@ -262,7 +262,8 @@ def evaluate(
     Where the learner keeps its trajectory they are `[K, T + 1]`, after 0…T inner steps, or `[K, len(at)]` after the
     steps that `at` names. Nothing is averaged, so that methods compared on the same tasks can be compared in pairs.
 
-    With a fourth argument, the `table` of `over_clients`, each task is learned from `(params, its row)`.
+    With a fourth argument, the `table` of `over_clients`, each task is learned from `(params, its row)`; where its id
+    is beyond the table, all is NaN.
     """
 
     def evaluate_tasks(params: Params, tasks: Task, key: Key, table: Any = None) -> Metrics:
@@ -287,7 +288,11 @@ def evaluate(
                 path = jax.tree.map(lambda a: a[jnp.asarray(at)], path)
             return (), jax.lax.map(lambda p: measure(state._replace(params=p, trajectory=None), task), path), ()
 
-        return mapping(one, (params, key), (tasks, rows, ids))[1]
+        found = mapping(one, (params, key), (tasks, rows, ids))[1]
+        if not jax.tree.leaves(table):
+            return found
+        known = (ids >= 0) & (ids < num_rows(table))
+        return jax.tree.map(lambda m: jnp.where(known.reshape(-1, *[1] * (m.ndim - 1)), m, jnp.nan), found)
 
     return evaluate_tasks
 

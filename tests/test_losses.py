@@ -122,6 +122,31 @@ def test_at_features_aggregates_before_the_trunk_and_is_another_thing():
     assert not np.allclose(found["w"], moved(before, at_params)["shared"]["w"], rtol=1e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mean", "mgda", "upgrad", "mgda-ub", "excess", "gradnorm", "famo", "moco"])
+def test_examples_over_eight_devices_change_nothing(name):
+    """Gradients are joined over devices before a Gramian is made of them, which is not their Gramians' mean."""
+    made = {
+        "mean": lambda: ml.over_losses(init, trunk, HEADS, ml.mean(), optax.sgd(0.1)),
+        "mgda": lambda: ml.over_losses(init, trunk, HEADS, agg.mgda(), optax.sgd(0.1)),
+        "upgrad": lambda: ml.over_losses(init, trunk, HEADS, agg.upgrad(), optax.sgd(0.1)),
+        "mgda-ub": lambda: ml.over_losses(init, trunk, HEADS, agg.mgda(), optax.sgd(0.1), at="features"),
+        "excess": lambda: ml.over_losses(init, trunk, HEADS, agg.excess(3), optax.sgd(0.1)),
+        "gradnorm": lambda: ml.over_losses(init, trunk, HEADS, agg.gradnorm(3, optax.sgd(0.1)), optax.sgd(0.1)),
+        "famo": lambda: ml.multitask.famo(init, trunk, HEADS, optax.sgd(0.1)),
+        "moco": lambda: ml.multitask.moco(init, trunk, HEADS, optax.sgd(0.1)),
+    }
+    algorithm = made[name]()
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("examples",))
+    over = jax.device_put(batch(), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("examples")))
+    assert len(over.x.sharding.device_set) == 8
+    one = many = algorithm.init(KEY, batch())
+    step = jax.jit(algorithm.step)
+    for _ in range(4):
+        (one, _), (many, _) = step(one, batch(), KEY), step(many, over, KEY)
+    assert_near(many.params, one.params)
+
+
 def test_weights_every_few_steps_are_kept_between():
     _, always, _ = step(agg.mgda(), steps=4)
     _, seldom, then = step(agg.mgda(), steps=4, every=3)
@@ -286,6 +311,7 @@ def test_weights_that_are_kept_pull_every_head_once():
         ({"aggregator": agg.fixed([2.0, 1.0])}, "there are 3 tasks"),
         ({"heads": HEADS | {"up": lambda own, features, batch, key: (features[:, 0], Aux({}))}}, "must be a scalar"),
         ({"heads": {"other": HEADS["left"]}}, "the heads are"),
+        ({"aggregator": agg.excess(3), "at": "features"}, "keeps something for every number"),
     ],
 )
 def test_what_cannot_be_is_refused(change, words):

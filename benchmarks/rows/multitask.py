@@ -7,6 +7,7 @@ heads of 10, batches of 32. `equal_…`: equal weighting. `jacobian_…`: the te
 (1 + 2·10) / 3 = 7 times equal weighting's one.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -52,7 +53,7 @@ def run(row: str, options: Options) -> dict[str, Any]:
     if what == "methods":
         return {"setting": size._asdict(), **compare(methods(size, batch), options)}
     aggregator = ml.mean() if what == "equal" else ml.aggregate.imtl_g()
-    ours, algorithm, state = made("metalearn", size, batch, aggregator)
+    ours, algorithm, state = made("metalearn", size, batch, _by(aggregator))
     arrays = {f"weight/{name}": value for name, value in named(state.params).items()}
     arrays |= {"x": np.asarray(batch.x), "y": np.stack([np.asarray(y) for y in batch.y.values()])}
     peers = Peers("multitask", EQUAL_PEERS if what == "equal" else JACOBIAN_PEERS, size._asdict(), arrays)
@@ -61,34 +62,48 @@ def run(row: str, options: Options) -> dict[str, Any]:
 
 
 def methods(size: Size, batch: Batch) -> list[Contender]:
-    """Equal weighting first, then the kinds of methods there are."""
-    agg, count = ml.aggregate, size.tasks
-    several: dict[str, tuple[Aggregator, dict[str, Any]]] = {
-        "equal weighting": (ml.mean(), {}),
-        "uncertainty, of losses": (agg.uncertainty(count, optax.adam(1e-3)), {}),
-        "DWA, of losses": (agg.dwa(count, PERIOD), {}),
-        "IMTL-G": (agg.imtl_g(), {}),
-        "UPGrad": (agg.upgrad(), {}),
-        "PCGrad": (agg.pcgrad(), {}),
-        "MGDA": (agg.mgda(), {}),
-        "Nash-MTL": (agg.nash(), {}),
-        "GradDrop, of the whole Jacobian": (agg.graddrop(), {}),
-        "IMTL-G, at features": (agg.imtl_g(), {"at": "features"}),
-        f"IMTL-G, every {PERIOD} steps": (agg.imtl_g(), {"every": PERIOD}),
+    """Equal weighting first, then all other ways of ours."""
+    agg, mt, count, learned = ml.aggregate, ml.multitask, size.tasks, optax.adam(1e-3)
+    from_losses: dict[str, Aggregator] = {
+        "fixed": agg.fixed([1.0] * count), "uncertainty": agg.uncertainty(count, learned),
+        "DWA": agg.dwa(count, PERIOD), "IMTL-L": agg.imtl_l(count, learned), "random": agg.random(), "geometric mean": agg.geometric(),
+        "task priority": agg.priority(count), "smooth Tchebycheff": agg.tchebycheff(),
+    }  # fmt: skip
+    from_gradients: dict[str, Aggregator] = {
+        "IMTL-G": agg.imtl_g(), "UPGrad": agg.upgrad(), "DualProj": agg.dualproj(), "PCGrad": agg.pcgrad(),
+        "GradVac": agg.gradvac(count), "CAGrad": agg.cagrad(), "MGDA": agg.mgda(), "Nash-MTL": agg.nash(),
+        "FairGrad": agg.fairgrad(), "Aligned-MTL": agg.aligned(), "ConFIG": agg.config(),
+        "GradNorm": agg.gradnorm(count, learned), "ExcessMTL, keeps K·P": agg.excess(count, 0.01),
+        "GradDrop, of the whole Jacobian": agg.graddrop(),
+    }  # fmt: skip
+    builds = {"equal weighting": _by(ml.mean())} | {f"{name}, of losses": _by(a) for name, a in from_losses.items()}
+    builds |= {name: _by(a) for name, a in from_gradients.items()}
+    builds |= {
+        "FAMO, one more forward pass": mt.famo,
+        "MoCo, keeps K·P": mt.moco,
+        "SDMGrad, two Jacobians": mt.sdmgrad,
+        "Auto-λ, a look ahead": lambda *pieces: mt.auto_lambda(*pieces, primary=_names(size)[:1], look_ahead=size.rate),
+        "IMTL-G, at features": _by(agg.imtl_g(), at="features"),
+        f"IMTL-G, every {PERIOD} steps": _by(agg.imtl_g(), every=PERIOD),
     }
-    found = [made(name, size, batch, aggregator, **more)[0] for name, (aggregator, more) in several.items()]
+    batches = {"SDMGrad, two Jacobians": (batch,) * 3, "Auto-λ, a look ahead": (batch,) * 2}
+    found = [made(name, size, batches.get(name, batch), build)[0] for name, build in builds.items()]
     # a turn must hold whole periods, or it would time only steps of one kind
     last = found[-1]
     found[-1] = last._replace(time_step=lambda repeats: last.time_step(-(-repeats // PERIOD) * PERIOD))
     return [one._replace(loss=None) for one in found]  # they compute other things
 
 
+def _by(aggregator: Aggregator, **options: Any) -> Callable[..., ml.Algorithm]:
+    return lambda init, trunk, heads, optimizer: ml.over_losses(init, trunk, heads, aggregator, optimizer, **options)
+
+
 def made(
-    name: str, size: Size, batch: Batch, aggregator: Aggregator, **options: Any
+    name: str, size: Size, batch: Any, build: Callable[..., ml.Algorithm]
 ) -> tuple[Contender, ml.Algorithm, ml.State]:
-    """A contender, as a user would write it."""
-    init, trunk, heads = ml.multitask.losses(model_of(size), dict.fromkeys(batch.y, ml.cross_entropy))
-    algorithm = ml.over_losses(init, trunk, heads, aggregator, optax.adam(size.rate), **options)
+    """A contender, as a user would write it; `build(init, trunk, heads, optimizer)` is the algorithm."""
+    pieces = ml.multitask.losses(model_of(size), dict.fromkeys(_names(size), ml.cross_entropy))
+    algorithm = build(*pieces, optax.adam(size.rate))
     state = jax.jit(algorithm.init)(jax.random.key(0), batch)
     return contender(algorithm, state, batch, first_moment, name), algorithm, state
 

@@ -26,8 +26,9 @@ def excess(num_tasks: int, rate: float | jax.Array = 1.0) -> Aggregator:
     The excess risk, what a loss still has to fall, is estimated to second order with a diagonal Hessian from the
     gradients' squares: e_k = Σ g_k² / √(Σ_t g_kt² + 1e-7), as in the authors' code. It holds K copies of the
     parameters, between steps too: over a mesh every device does, unless `spread_state` cuts them. Convention: weights
-    sum to K; they begin at 1, and stay there for gradients so small that their squares are 0. In `over_losses` heads
-    see their own losses unweighed; the authors' weigh them too.
+    sum to K; they begin at 1, and stay there for gradients so small that their squares are 0. Not positively
+    homogeneous after the first step, for the 1e-7. In `over_losses` heads see their own losses unweighed; the authors'
+    weigh them too.
     """
 
     def init(params):
@@ -49,6 +50,7 @@ def excess(num_tasks: int, rate: float | jax.Array = 1.0) -> Aggregator:
         known = state.first > 0
         first = jnp.where(known | ~present, state.first, risk)
         relative = jnp.where(known & present, risk / jnp.where(known, state.first, 1), 0)
+        relative = jnp.minimum(relative, 1e30)  # gradients may grow by more than their square's type holds
         # a first estimate sets the scale, and changes nothing
         logits = jax.nn.log_softmax(state.logits + rate * relative)
         return jnp.where(present, num_tasks * jnp.exp(logits), 0), Excess(squares, first, logits)

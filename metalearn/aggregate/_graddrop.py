@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 
 from metalearn.aggregate._build import stacked
-from metalearn.aggregate._gram import combination
 from metalearn.core import Aggregator, InputError
 from metalearn.tree import num_rows
 
@@ -28,16 +27,18 @@ def graddrop(leak: float | jax.Array = 0.0) -> Aggregator:
         leaves, structure = jax.tree.flatten(updates)
 
         def one(u, key):
-            column = [-1, *[1] * (u.ndim - 1)]
-            u = jnp.where(present.reshape(column), u, 0)
-            size = jnp.abs(u).sum(0)
-            positive = 0.5 * (1 + u.sum(0) / jnp.where(size > 0, size, 1))
-            chosen = jnp.where(jax.random.uniform(key, u.shape[1:], u.dtype) < positive, 1, -1)
-            share = kept.reshape(column).astype(u.dtype)
-            return jnp.where(u * chosen[None] > 0, u, share * u)
+            u = jnp.where(present.reshape(-1, *[1] * (u.ndim - 1)), u, 0)
+            # of every number the sum of what is positive and of what is negative, and what leaks of either: products,
+            # for XLA's CPU backend takes five times as long for sums over the first axis
+            of_all = jnp.stack([jnp.ones(count, u.dtype), kept.astype(u.dtype)])
+            precision = jax.lax.Precision.HIGHEST
+            up, up_leaks = jnp.tensordot(of_all, jnp.maximum(u, 0), 1, precision=precision)
+            down, down_leaks = jnp.tensordot(of_all, jnp.minimum(u, 0), 1, precision=precision)
+            share = jnp.where(up - down > 0, up, 0.5) / jnp.where(up - down > 0, up - down, 1)
+            positive = jax.random.uniform(key, u.shape[1:], u.dtype) < share
+            return jnp.where(positive, up + down_leaks, down + up_leaks)
 
         keys = jax.random.split(key, len(leaves))
-        dropped = jax.tree.unflatten(structure, [one(u, k) for u, k in zip(leaves, keys)])
-        return combination(jnp.ones(count), dropped, present), state
+        return jax.tree.unflatten(structure, [one(u, k) for u, k in zip(leaves, keys)]), state
 
     return stacked(update)

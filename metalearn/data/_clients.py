@@ -125,7 +125,8 @@ def cohort(
     if rate is not None:
         _between("rate", rate, lambda value: 0 < value <= 1, "above 0 and at most 1")
     query = _alike(population, query)
-    most = int(np.asarray(population.sizes).max()) if max_examples is None else positive("max_examples", max_examples)
+    largest = int(np.asarray(population.sizes).max())
+    most = largest if max_examples is None else positive("max_examples", max_examples)
     most_query = 0 if query is None else int(np.asarray(query.sizes).max())
     # where every row is a real example there is no mask, and a step of training need not ask whether it is one
     answered = not isinstance(dropout, jax.core.Tracer) and dropout == 0 and sampling != "poisson"
@@ -146,7 +147,7 @@ def cohort(
             support = jax.vmap(lambda i: _gathered(population, i, most))(ids)
         else:
             parts = jax.vmap(jax.random.fold_in, (None, 0))(part_key, ids)
-            support = jax.vmap(lambda i, key: _gathered(population, i, most, key))(ids, parts)
+            support = jax.vmap(lambda i, key: _gathered(population, i, most, key, largest))(ids, parts)
         assert support.mask is not None
         support = support._replace(mask=None if whole else support.mask * present[:, None])
         gathered = None
@@ -295,11 +296,14 @@ def _distinct(draw: Callable[[Key], jax.Array], key: Key) -> jax.Array:
     return jax.lax.while_loop(lambda carry: carry[1].any(), again, start)[0]
 
 
-def _gathered(of: Clients, i, most: int, key: Key | None = None) -> Batch:
+def _gathered(of: Clients, i, most: int, key: Key | None = None, largest: int = 0) -> Batch:
+    """Client `i`'s examples; with a key a client with more than `most` of at most `largest` shows any of them."""
     place, size = jnp.arange(most), of.sizes[i]
-    # a client with more than `most` shows a window of its examples, at a random place and around the end
-    shift = 0 if key is None else jnp.where(size > most, jax.random.randint(key, (), 0, size), 0)
-    rows = of.order[of.starts[i] + jnp.where(place < size, (place + shift) % size, 0)]
+    which = jnp.where(place < size, place, 0)
+    if key is not None and largest > most:
+        chance = jnp.where(jnp.arange(largest) < size, jax.random.uniform(key, (largest,)), -1)
+        which = jnp.where(size > most, jax.lax.top_k(chance, most)[1], which)
+    rows = of.order[of.starts[i] + which]
     mask = (place < size).astype(jnp.result_type(float))
     x = of.x[rows]
     x = to_float(x) if x.dtype == jnp.uint8 else x

@@ -107,7 +107,8 @@ def split_each(
 
 def split_clients(num_clients: int, sizes: Sequence[int], *, seed: int = 0) -> list[np.ndarray]:
     """Clients' numbers at random in groups of the given sizes: training, validation and test clients."""
-    if sum(sizes) > num_clients or min(sizes, default=0) < 1:
+    sizes = [positive("every size", size) for size in sizes]
+    if not sizes or sum(sizes) > positive("num_clients", num_clients):
         raise InputError(f"sizes {tuple(sizes)} must be positive and sum to at most the {num_clients} clients.")
     return np.split(np.random.default_rng(seed).permutation(num_clients)[: sum(sizes)], np.cumsum(sizes)[:-1])
 

@@ -8,7 +8,7 @@ import optax
 
 from metalearn.aggregate import mean
 from metalearn.core import Aux, Criterion, Model
-from metalearn.federated.client import Federated, changes, moved, proposal, using
+from metalearn.federated.client import Federated, changes, moved, proposal, using, within
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import over_clients
@@ -34,6 +34,7 @@ def apfl(
     which begins at the global model and `mixture`; `adaptive=False` keeps α. At the end v̄ is made with the server's w.
     Deviation: α is projected after a round, and within it wherever it is used.
     """
+    within("mixture", mixture, 0, 1)
     loss = supervised(model, criterion)
 
     def joint(parts, batch, key):
@@ -45,7 +46,9 @@ def apfl(
             statistics = {"shared": aux.statistics, "own": aux.statistics, "alpha": None}
         return value + mixed_value, Aux({**aux.metrics, "personal_loss": mixed_value}, statistics)
 
-    learn = fit(joint, optimizer, **options)
+    chosen = options.pop("where", None)
+    # the mixture is learned whichever of the model's leaves are
+    learn = fit(joint, optimizer, where=None if chosen is None else f"(?:{chosen})|^alpha$", **options)
 
     def init(key, task):
         params = model.init(key, task.support.x)
@@ -55,7 +58,9 @@ def apfl(
         fitted = learn({"shared": shared, **row}, task.support, key)
         own = {"own": fitted.params["own"], "alpha": jnp.clip(fitted.params["alpha"], 0, 1)}
         local = fitted.params["shared"]
-        return proposal(moved(shared, local), task.support, fitted, local), own
+        update = proposal(moved(shared, local), task.support, fitted, local)
+        # that of the global model, as everywhere; what was minimised is the sum
+        return update._replace(loss=update.loss - update.metrics["personal_loss"]), own
 
     server = optax.sgd(1.0) if server is None else server
     algorithm = over_clients(
@@ -64,7 +69,7 @@ def apfl(
     return Federated(
         *algorithm,
         using(model, lambda shared, row, support, key: _mixed(row["own"], shared, row["alpha"])),
-        up=lambda shared: changes(shared, options.get("where")),
+        up=lambda shared: changes(shared, chosen),
     )
 
 

@@ -39,7 +39,7 @@ def feddf(
             raise InputError("feddf runs whole models, so none of their leaves may be frozen or a running statistic")
         count = jax.tree.leaves(updates)[0].shape[0]
         weights = jnp.ones(count) if weights is None else weights
-        share = weights / jnp.maximum(weights.sum(), 1)
+        share = weights / jnp.where(weights.sum() > 0, weights.sum(), 1)
         present = (weights > 0) / jnp.maximum((weights > 0).sum(), 1)
 
         def clean(u):  # rows of absent clients hold anything

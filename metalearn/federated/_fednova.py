@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from metalearn.aggregate import summed
-from metalearn.core import Aggregator, Criterion, Model
+from metalearn.core import Aggregator, Criterion, InputError, Model
 from metalearn.federated.client import Federated, changes, from_model, moved, proposal, shared_model, using
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
@@ -30,6 +30,8 @@ def fednova(
     w ← w - τ_eff Σ_k p_k d_k, with p_k = n_k / n, d_k = (w - w_k) / ‖a_k‖₁ and τ_eff = Σ_k p_k ‖a_k‖₁. For SGD a_k
     are τ_k ones; with momentum ρ, ‖a_k‖₁ = (τ_k - ρ (1 - ρ^τ_k) / (1 - ρ)) / (1 - ρ).
     """
+    if not isinstance(momentum, jax.core.Tracer) and not 0 <= momentum < 1:
+        raise InputError(f"momentum must be at least 0 and below 1, but is {momentum}")
     learn = fit(supervised(model, criterion), optax.sgd(rate, momentum), **options)
 
     def work(steps):

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from metalearn.aggregate import summed
-from metalearn.core import Aggregator, Criterion, InputError, Model
-from metalearn.federated.client import Federated, changes, moved, proposal, using, without_statistics
+from metalearn.core import Aggregator, Criterion, Model
+from metalearn.federated.client import Federated, at_least_one, changes, moved, proposal, using, without_statistics
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import over_tasks
@@ -34,8 +34,7 @@ def ifca(
 
     Raises `InputError` where `num_clusters` is not positive, or the model keeps running statistics.
     """
-    if num_clusters < 1:
-        raise InputError(f"num_clusters must be at least 1, but is {num_clusters}")
+    at_least_one("num_clusters", num_clusters)
     loss = supervised(model, criterion)
     learn = fit(loss, optimizer, **options)
 
@@ -44,7 +43,8 @@ def ifca(
         return without_statistics(models, "ifca")
 
     def choose(models, support, key):
-        chosen = jnp.argmin(jax.lax.map(lambda params: loss(params, support, key)[0], models))
+        losses = jax.lax.map(lambda params: loss(params, support, key)[0], models)
+        chosen = jnp.argmin(jnp.where(jnp.isnan(losses), jnp.inf, losses))  # argmin would take the NaN
         return chosen, jax.tree.map(lambda a: a[chosen], models)
 
     def task_fn(models, task, key):

@@ -8,7 +8,7 @@ import optax
 
 from metalearn.aggregate import mean
 from metalearn.core import Aux, Criterion, Model
-from metalearn.federated.client import Federated, above_zero, changes, from_model, using
+from metalearn.federated.client import Federated, above_zero, at_least_one, changes, from_model, using
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import difference, over_tasks
@@ -35,11 +35,12 @@ def pfedme(
     w_k ← w_k - η λ (w_k - θ);  w ← (1 - β) w + β mean_k w_k, with λ = `strength`, η = `rate`, β that of the server's
     SGD (1 by default). A client uses θ(w) of its support set. Running statistics are those that θ saw.
 
-    Raises `InputError` where `strength` is not above 0.
+    Raises `InputError` where `strength` is not above 0 or `personal_steps` is no whole number of at least 1.
     """
     above_zero("strength", strength)
+    at_least_one("personal_steps", personal_steps)
     loss = supervised(model, criterion)
-    nearby = fit(loss, personal, personal_steps, penalty=proximal(strength))
+    nearby = fit(loss, personal, personal_steps, penalty=proximal(strength), where=options.get("where"))
 
     def envelope(params, batch, key):
         trained, _ = partition(params)

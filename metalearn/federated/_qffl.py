@@ -8,7 +8,17 @@ import optax
 
 from metalearn.aggregate import summed
 from metalearn.core import Aggregator, Criterion, Model
-from metalearn.federated.client import Federated, changes, from_model, moved, proposal, shared_model, using
+from metalearn.federated.client import (
+    Federated,
+    above_zero,
+    changes,
+    from_model,
+    moved,
+    proposal,
+    shared_model,
+    using,
+    within,
+)
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import over_tasks
@@ -29,6 +39,8 @@ def qffl(
     Δ_k = F_k^q (w - w_k) / η;  h_k = q F_k^{q-1} ‖(w - w_k) / η‖² + F_k^q / η;  w ← w - Σ_k Δ_k / Σ_k h_k. F_k is the
     loss of the global model on the client's support set, η = `rate` of the clients' SGD.
     """
+    above_zero("rate", rate)
+    within("fairness", fairness, 0)
     loss = supervised(model, criterion)
     learn = fit(loss, optax.sgd(rate), **options)
 

@@ -9,11 +9,12 @@ import optax
 
 from metalearn.aggregate import mean, parts, total
 from metalearn.core import Criterion, InputError, Model
-from metalearn.federated.client import Federated, changes, moved, proposal, shared_params, using, zeros
+from metalearn.federated.client import Federated, above_zero, changes, moved, proposal, shared_params, using, zeros
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import gradient, over_clients
 from metalearn.penalty import linear
+from metalearn.tree import partition
 
 
 def scaffold(
@@ -42,6 +43,7 @@ def scaffold(
     """
     if option not in (1, 2):
         raise InputError(f"option must be 1 or 2, but is {option!r}")
+    above_zero("rate", rate)
     learn = fit(supervised(model, criterion), optax.sgd(rate), penalty=linear(), **options)
     full = gradient(supervised(model, criterion))
 
@@ -55,7 +57,11 @@ def scaffold(
         fitted = learn(params, task.support, key, penalty_state=correction)
         change = moved(params, fitted.params)
         if option == 1:
-            new = full(params, task, key).direction
+            new = jax.tree.map(
+                lambda g, trained: jnp.zeros_like(g) if trained is None else g,
+                full(params, task, key).direction, partition(params, options.get("where"))[0],
+                is_leaf=lambda leaf: leaf is None,
+            )  # fmt: skip
         else:
             scale = 1 / (jnp.maximum(fitted.steps, 1) * rate)
             worked = fitted.steps > 0  # who did no step has learned nothing about its gradient

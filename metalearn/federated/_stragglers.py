@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from metalearn.core import InputError, Key, TaskFn
+from metalearn.federated.client import within
 from metalearn.inner import share_of_work
 
 
@@ -22,6 +23,7 @@ def stragglers(chance: float | jax.Array, num_epochs: int) -> Callable[[Key], ja
     """
     if num_epochs < 2:
         raise InputError(f"num_epochs must be at least 2 for a straggler to do a part of them, got {num_epochs}")
+    within("chance", chance, 0, 1)
 
     def work(key):
         late_key, epochs_key = jax.random.split(key)

@@ -22,6 +22,7 @@ from metalearn.host import checkpoint, interrupts, keys, lock, logs, processes, 
 from metalearn.host.progress import shown
 from metalearn.host.steps import programs
 
+_SOON = 100  # steps after which a task should have been seen
 _APART = 1e4  # between two tasks' losses, from which on it is said
 _SECONDS = 30.0  # between checkpoints, where nobody says how many steps
 
@@ -123,6 +124,8 @@ def run(
         ):
             newest: dict[str, Any] = {}
             signal, saved = None, time.perf_counter()
+            told: set[str] = set()
+            unseen: set[str] | None = None
             while step < num_steps and not signal:
                 count = min(num_steps, *((step // period + 1) * period for period in periods)) - step
                 start = time.perf_counter()
@@ -132,8 +135,13 @@ def run(
                     raise kept.spoiled(bad)
                 step += count
                 means = {name: _mean(values) for name, values in metrics.items()}
-                if not history and progress and (said := _far_apart(means)):
-                    _say(said)
+                missing = {name for name in means if name.endswith("/loss") and np.isnan(means[name]).all()}
+                unseen = missing if unseen is None else unseen & missing
+                empty = _without_data(unseen, step) if step >= min(_SOON, num_steps) else None
+                for kind, sentence in (("apart", _far_apart(means)), ("empty", empty)):
+                    if sentence and kind not in told and processes.leads():
+                        told.add(kind)
+                        _say(f"warning: {sentence}")
                 speed = {"time": round(now - began, 3), "steps_per_second": round(count / (now - start), 3)}
                 records = [logs.record(step, "train", means) | speed]
                 result: Mapping[str, Any] = {}
@@ -303,7 +311,9 @@ def _bad_loss(metrics: Mapping[str, np.ndarray], step: int) -> str | None:
     seed = f" of seed {first[1]}" if len(first) > 1 else ""
     parts = [f"{name} {values[first]:.4g}" for name, values in metrics.items() if name.endswith("/loss")]
     of = f" ({', '.join(parts)})" if parts else ""
-    return f"The loss{seed} is {losses[first]} at step {step + first[0] + 1}{of}"
+    at = step + first[0] + 1
+    why = "; at the first step, look for labels beyond the outputs and inputs that are not finite" if at == 1 else ""
+    return f"The loss{seed} is {losses[first]} at step {at}{of}{why}"
 
 
 def _far_apart(means: Mapping[str, Any]) -> str | None:
@@ -317,6 +327,11 @@ def _far_apart(means: Mapping[str, Any]) -> str | None:
     return (
         f"losses lie far apart: {large} is {losses[large]:.3g} and {small} {losses[small]:.3g}; a mean follows {large}."
     )
+
+
+def _without_data(unseen: set[str], step: int) -> str | None:
+    names = ", ".join(sorted(name.removesuffix("/loss") for name in unseen))
+    return f"{step} steps without an example of {names}, of which nothing is learned." if names else None
 
 
 def _finite(state: Any) -> list[bool]:

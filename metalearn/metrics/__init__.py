@@ -3,7 +3,7 @@
 # criteria: losses with their metrics, for training
 from metalearn.metrics._criteria import cross_entropy, squared_error
 
-# metrics that stream: sums over batches, then a number
+# metrics that stream: parts of batches, then a number
 from metalearn.metrics._metric import Metric
 from metalearn.metrics._classification import accuracy, counts, f1, mean_iou, precision, recall
 from metalearn.metrics._regression import mae, max_error, mse, msle, r2, rmse, rmsle

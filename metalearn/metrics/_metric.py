@@ -1,4 +1,4 @@
-"""A metric as two functions, so that it streams: sums over batches, then one number."""
+"""A metric as three functions, so that it streams: of every batch its parts, merged two by two, then one number."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,22 +10,27 @@ import jax.numpy as jnp
 from metalearn.core import Batch, InputError
 
 
+def _added(first, second):
+    return jax.tree.map(jnp.add, first, second)
+
+
 @dataclass(frozen=True)  # no named tuple: `jax.jit` of a callable one crashes, for it cannot be weakly referenced
 class Metric:
-    """`each(outputs, batch) -> sums`, any tree, and `finish(sums) -> value`; `metric(outputs, batch)` does both.
+    """`each(outputs, batch) -> parts`, any tree; `merge(parts, parts) -> parts` of both, a sum unless given; and
+    `finish(parts) -> value`. `metric(outputs, batch)` is the metric of one batch.
 
-    Sums of several batches are added leaf by leaf: `finish(total of each)` is the metric of all of them together.
     Examples with `batch.mask` 0 count for nothing.
 
     >>> from metalearn.metrics import mae
     >>> first = mae.each(jnp.array([1.0, 2.0]), Batch(None, jnp.array([1.0, 4.0])))
     >>> second = mae.each(jnp.array([0.0]), Batch(None, jnp.array([4.0])))
-    >>> float(mae.finish(jax.tree.map(jnp.add, first, second)))
+    >>> float(mae.finish(mae.merge(first, second)))
     2.0
     """
 
     each: Callable[[Any, Batch], Any]
     finish: Callable[[Any], jax.Array]
+    merge: Callable[[Any, Any], Any] = _added
 
     def __call__(self, outputs: Any, batch: Batch) -> jax.Array:
         return self.finish(self.each(outputs, batch))

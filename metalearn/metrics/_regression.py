@@ -32,40 +32,45 @@ msle = _mean("msle", lambda z, y: (jnp.log1p(z) - jnp.log1p(y)) ** 2)
 rmsle = _mean("rmsle", lambda z, y: (jnp.log1p(z) - jnp.log1p(y)) ** 2, jnp.sqrt)
 
 
-def max_error(outputs, batch):
-    """The largest |output - target|; 0 where no example is real. No sum, so it does not stream: take the largest."""
+def _largest(outputs, batch):
     outputs, y = _numbers("max_error", outputs, batch.y)
     return jnp.where(real(batch, outputs), jnp.abs(outputs - y), 0).max(initial=0)
+
+
+max_error = Metric(_largest, lambda largest: largest, jnp.maximum)  # 0 where no example is real
 
 
 def _r2_each(outputs, batch):
     outputs, y = _numbers("r2", outputs, batch.y)
     counted = real(batch, outputs).reshape(len(outputs), -1)
     z, y = (jnp.where(counted, a.reshape(len(outputs), -1), 0) for a in (outputs, y))
-    count, total = counted.sum(0).astype(z.dtype), y.sum(0)
-    mean = ratio(total, count)
+    count = counted.sum(0).astype(z.dtype)
+    mean = ratio(y.sum(0), count)
     # about the batch's own mean, itself corrected once: squares about 0 would cancel
     mean += ratio(jnp.where(counted, y - mean.reshape(1, -1), 0).sum(0), count)
     around = jnp.where(counted, (y - mean.reshape(1, -1)) ** 2, 0).sum(0)
+    return {"count": count, "mean": mean, "around": around, "error": ((z - y) ** 2).sum(0)}
+
+
+def _r2_merge(a, b):
+    count, apart = a["count"] + b["count"], b["mean"] - a["mean"]
+    share = ratio(b["count"], count)
     return {
         "count": count,
-        "total": mean * count,
-        "square": mean * mean * count,
-        "around": around,
-        "error": ((z - y) ** 2).sum(0),
+        "mean": a["mean"] + share * apart,
+        "around": a["around"] + b["around"] + apart**2 * a["count"] * share,
+        "error": a["error"] + b["error"],
     }
 
 
-def _r2_finish(sums):
-    eps = jnp.finfo(sums["square"].dtype).eps
-    between = sums["square"] - ratio(sums["total"] ** 2, sums["count"])
-    # what rounding leaves between batches of one mean, or around the mean of a constant target, is no spread
-    between = jnp.where(between > 100 * eps * sums["square"], between, 0)
-    spread = sums["around"] + between
-    spread = jnp.where(spread > (10 * eps) ** 2 * sums["square"], spread, 0)
+def _r2_finish(parts):
+    count, error = parts["count"], parts["error"]
+    eps = jnp.finfo(error.dtype).eps
+    # what rounding leaves around the mean of a constant target is no spread
+    spread = jnp.where(parts["around"] > count * (10 * eps * parts["mean"]) ** 2, parts["around"], 0)
     # a constant target: 1 where it is met, else 0, as where there is no example
-    met = (sums["error"] <= 0) & (sums["count"] > 0)
-    return jnp.where(spread > 0, 1 - ratio(sums["error"], spread), met.astype(spread.dtype)).mean()
+    met = ((error <= 0) & (count > 0)).astype(spread.dtype)
+    return jnp.where(spread > 0, 1 - ratio(error, spread), met).mean()
 
 
-r2 = Metric(_r2_each, _r2_finish)
+r2 = Metric(_r2_each, _r2_finish, _r2_merge)

@@ -52,9 +52,9 @@ def famo(
 
     def step(state, batch, key):
         (logits, tuner_state), kept = state.aggregator_state
-        before, present = all_losses(state.params, batch, key)
         state, metrics = inner.step(state, batch, key)
-        after, _ = all_losses(state.params, batch, key)
+        before = jnp.stack([metrics[f"{name}/loss"] for name in heads])  # NaN where a task is absent
+        after, present = all_losses(state.params, batch, key)
         fall = jnp.where(present, jnp.log(gap(before)) - jnp.log(gap(after)), 0)
         _, pull = jax.vjp(lambda logits: jax.nn.softmax(jnp.where(present, logits, -jnp.inf)), logits)
         change, tuner_state = tuner.update(pull(fall)[0] + decay * logits, tuner_state, logits)

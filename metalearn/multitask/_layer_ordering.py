@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from metalearn.core import Model
+from metalearn.core import InputError, Model
 from metalearn.multitask.sharing import Sharing, keys_for
 
 
@@ -16,13 +16,21 @@ def layer_ordering(encoder: Model, layer: Model, depth: int, heads: Mapping[str,
     at 0, and the head are a task's own.
 
     Nothing is computed once for all tasks but the encoder's outputs, so the trunk hands the layers' parameters on.
+    `InputError` where `depth` is below 1 or a layer changes the shape of what goes through it.
     """
+    if depth < 1:
+        raise InputError(f"depth must be at least 1, but is {depth}")
 
     def init(key, x):
         encoder_key, layers_key, heads_key = jax.random.split(key, 3)
         encoder_params = encoder.init(encoder_key, x)
         entering = encoder.apply(encoder_params, x)
         layers = jax.vmap(layer.init, (0, None))(jax.random.split(layers_key, depth), entering)
+        leaving = jax.eval_shape(lambda p, x: layer.apply(jax.tree.map(lambda a: a[0], p), x), layers, entering)
+        if leaving.shape != entering.shape:
+            raise InputError(
+                f"layers in any order must keep the shape of what they get, {entering.shape}, but give {leaving.shape}"
+            )
         order, keys = jnp.zeros((depth, depth), jnp.result_type(float)), keys_for(heads_key, heads)
         leaving = through(layers, order, entering, None)
         own = {name: {"order": order, "head": head.init(keys[name], leaving)} for name, head in heads.items()}

@@ -17,24 +17,25 @@ def mtan(
     """One shared network, and for each task an attention to its features in every block.
 
     Block l is a pair: u = first(p of the block before), p = second(u). Task k's attention there is
-    a = σ(W₂ relu(W₁ [u; f(before)])), W being 1×1 convolutions with `width` channels between
-    them, and a ⊙ p goes through the task's own `between[l]` to the next block's attention, or to its head after the
-    last. Outputs of `between[l]` need the batch and place dimensions of the next block's u. Blocks are shared;
-    attention, `between` and heads are a task's own.
+    a = σ(W₂ relu(W₁ [u; before])), W being 1×1 convolutions with `width` channels between
+    them, and a ⊙ p goes through f = `between[l]` to the task's next attention, or to its head after the
+    last. Outputs of `between[l]` need the batch and place dimensions of the next block's u. Blocks and f are
+    shared; attention and heads are a task's own.
 
-    Without the paper's batch norm inside the attention modules.
+    Without the paper's batch norm inside the attention modules. The trunk hands on what it has found and f's
+    parameters, which work on what is a task's own.
     """
     if not blocks or len(blocks) != len(between):
         raise InputError(f"mtan needs one model in between for each block, but has {len(between)} for {len(blocks)}")
 
     def trunk(shared, x, key=None):
         found = []
-        for i, ((first, second), params) in enumerate(zip(blocks, shared)):
+        for i, ((first, second), params) in enumerate(zip(blocks, shared["blocks"])):
             keys = (None, None) if key is None else jax.random.split(jax.random.fold_in(key, i))
             u = first.apply(params["first"], x, keys[0])
             x = second.apply(params["second"], u, keys[1])
             found.append((u, x))
-        return found
+        return {"found": found, "between": shared["between"]}
 
     def attend(attention, u, before):
         seen = u if before is None else jnp.concatenate([u, before], -1)
@@ -44,7 +45,7 @@ def mtan(
     def along(own, features, key):
         before = None
         for i, ((u, p), attention, model, params) in enumerate(
-            zip(features, own["attention"], between, own["between"])
+            zip(features["found"], own["attention"], between, features["between"])
         ):
             step_key = None if key is None else jax.random.fold_in(key, i)
             before = model.apply(params, attend(attention, u, before) * p, step_key)
@@ -52,34 +53,32 @@ def mtan(
 
     def init(key, x):
         shared_key, own_key = jax.random.split(key)
-        shared, entering = [], x
-        for i, (first, second) in enumerate(blocks):
-            pair = jax.random.split(jax.random.fold_in(shared_key, i))
-            first_params = first.init(pair[0], entering)
-            u = first.apply(first_params, entering)
-            shared.append({"first": first_params, "second": second.init(pair[1], u)})
-            entering = second.apply(shared[-1]["second"], u)
-        features, keys, own = trunk(shared, x), keys_for(own_key, heads), {}
+        found, passed, before = [], [], None
+        for i, ((first, second), model) in enumerate(zip(blocks, between)):
+            first_key, second_key, between_key = jax.random.split(jax.random.fold_in(shared_key, i), 3)
+            params = {"first": first.init(first_key, x)}
+            u = first.apply(params["first"], x)
+            params["second"] = second.init(second_key, u)
+            x = second.apply(params["second"], u)
+            passed.append(model.init(between_key, x))
+            channels = u.shape[-1] + (0 if before is None else before.shape[-1])
+            before = model.apply(passed[-1], x)
+            found.append((params, channels, x.shape[-1]))
+        keys, own = keys_for(own_key, heads), {}
         for name, head in heads.items():
-            attention, passed, before = [], [], None
-            for i, ((u, p), model) in enumerate(zip(features, between)):
-                in_key, out_key, between_key = jax.random.split(jax.random.fold_in(keys[name], i), 3)
-                channels = u.shape[-1] + (0 if before is None else before.shape[-1])
-                attention.append(
-                    {
-                        "in": _INIT(in_key, (channels, width)), "in_bias": jnp.zeros(width),
-                        "out": _INIT(out_key, (width, p.shape[-1])), "out_bias": jnp.zeros(p.shape[-1]),
-                    }
-                )  # fmt: skip
-                attended = attend(attention[-1], u, before) * p
-                passed.append(model.init(between_key, attended))
-                before = model.apply(passed[-1], attended)
-            own[name] = {
-                "attention": attention,
-                "between": passed,
-                "head": head.init(jax.random.fold_in(keys[name], len(blocks)), before),
-            }
-        return {"shared": shared, "tasks": own}
+            attention = [
+                attention_of(jax.random.fold_in(keys[name], i), enter, leave)
+                for i, (_, enter, leave) in enumerate(found)
+            ]
+            own[name] = {"attention": attention, "head": head.init(jax.random.fold_in(keys[name], len(blocks)), before)}
+        return {"shared": {"blocks": [params for params, _, _ in found], "between": passed}, "tasks": own}
+
+    def attention_of(key, enter, leave):
+        in_key, out_key = jax.random.split(key)
+        return {
+            "in": _INIT(in_key, (enter, width)), "in_bias": jnp.zeros(width),
+            "out": _INIT(out_key, (width, leave)), "out_bias": jnp.zeros(leave),
+        }  # fmt: skip
 
     def head_of(head):
         def outputs(own, features, x, key=None):

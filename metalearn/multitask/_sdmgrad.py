@@ -9,9 +9,8 @@ import optax
 
 from metalearn.aggregate import weighted
 from metalearn.aggregate._quadratic import onto_simplex
-from metalearn.core import Algorithm, Batch
-from metalearn.losses import joint, over_losses
-from metalearn.tree import merge, partition
+from metalearn.core import Algorithm, Batch, InputError
+from metalearn.losses import jacobian, num_of_each, over_losses
 
 
 def _scaled(tree: Any) -> Any:
@@ -45,21 +44,15 @@ def sdmgrad(
     weights two times K. A task without data in one of the three batches is absent. The step β, `weights_rate`, is
     relative to the largest entry of G₁ᵀ G₂; the authors' absolute one, with momentum, depends on the gradients' scale.
     """
-    count, all_losses = len(heads), joint(trunk, heads)
-
-    def jacobian(params, batch, key):
-        trained, rest = partition(params)
-
-        def losses(shared):
-            return all_losses(params | {"shared": merge(shared, rest["shared"])}, batch, key)
-
-        return jax.jacrev(losses, has_aux=True)(trained["shared"])
+    if options.get("at", "params") != "params" or options.get("mapping"):
+        raise InputError("sdmgrad weighs by gradients of the parameters, all at once: it has neither at nor mapping")
+    count, gradients = len(heads), jacobian(trunk, heads)
 
     def chosen(params, kept, batches, key):
         (first, second), there = zip(
-            *(jacobian(params, one, jax.random.fold_in(key, i)) for i, one in enumerate(batches[:2]))
+            *(gradients(params, one, jax.random.fold_in(key, i)) for i, one in enumerate(batches[:2]))
         )
-        present = there[0] & there[1] & all_losses(params, batches[2], key)[1]
+        present = there[0] & there[1] & (num_of_each(batches[2], count) > 0)
         even = present / jnp.maximum(present.sum(), 1)
 
         def inner(a, b):

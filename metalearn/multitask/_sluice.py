@@ -22,6 +22,8 @@ def sluice(
     """
     if not isinstance(own, jax.core.Tracer) and not 0 <= own <= 1:
         raise InputError(f"own is a share between 0 and 1, but is {own}")
+    if subspaces < 1:
+        raise InputError(f"subspaces must be at least 1, but is {subspaces}")
     count = len(heads)
     size = count * subspaces
     others = (1 - own) / max(size - 1, 1)

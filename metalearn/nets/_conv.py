@@ -18,7 +18,8 @@ from metalearn.nets._product import product
 _MANY = 4_000_000  # numbers in the patches of all images, 16 MB
 _ROWS = 1_600  # patches of one matrix product
 _LARGE = 5  # kernels of this size, from few channels to few filters, are laid over tiles of two by two
-_FEW = 20
+_TILED = 20
+_COMPARED = 20  # channels up to which pooling goes through comparisons, whose derivative is then the faster
 _TILES = 6_400  # of one matrix product
 
 Padding = str | int | Sequence[tuple[int, int]]
@@ -51,7 +52,7 @@ def conv(x: jax.Array, kernel: jax.Array, strides: int = 1, padding: Padding = "
         dimensions = ("NHWC", "HWIO", "NHWC")
         return lax.conv_general_dilated(x, kernel, (strides, strides), sides, dimension_numbers=dimensions)
 
-    if strides == 1 and min(kernel.shape[:2]) >= _LARGE and max(kernel.shape[2:]) <= _FEW:
+    if strides == 1 and min(kernel.shape[:2]) >= _LARGE and max(kernel.shape[2:]) <= _TILED:
         return _by_tiles(x, kernel, sides)
     return _by_windows(x, kernel, strides, sides, _at_once(x.shape, kernel.shape, strides))
 
@@ -82,7 +83,7 @@ def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
     n, height, width, channels = x.shape
     height, width = height // window, width // window
     x = x[:, : height * window, : width * window].reshape(n, height, window, width, window, channels)
-    return _largest(x) if channels > _FEW else _largest_by_axis(x)
+    return _largest(x) if channels > _COMPARED else _largest_by_axis(x)
 
 
 @jax.custom_jvp
@@ -104,9 +105,13 @@ def _largest_by_axis(x):
     for axis in (4, 2):
         best, *others = (lax.index_in_dim(x, i, axis) for i in range(x.shape[axis]))
         for other in others:
-            best = jnp.where(other > best, other, best)
+            best = jnp.where(_above(other, best), other, best)
         x = best
     return x[:, :, 0, :, 0]
+
+
+def _above(other, best):
+    return (other > best) | jnp.isnan(other)  # what is not finite must be seen, not pooled away
 
 
 def _largest_and_place(x):
@@ -114,7 +119,7 @@ def _largest_and_place(x):
     best, *others = (x[:, :, i, :, j] for i in range(x.shape[2]) for j in range(x.shape[4]))
     place = jnp.zeros(best.shape, jnp.int16)
     for k, other in enumerate(others, 1):
-        larger = other > best
+        larger = _above(other, best)
         best, place = jnp.where(larger, other, best), jnp.where(larger, jnp.int16(k), place)
     return best, place
 
@@ -148,9 +153,11 @@ def _pads(sizes, windows, strides, padding) -> list[tuple[int, int]]:
         return [(padding, padding)] * 2
     if not isinstance(padding, str):
         return [(int(low), int(high)) for low, high in padding]
-    if padding not in ("SAME", "VALID"):
-        raise InputError(f'padding is {padding!r}, but must be "SAME", "VALID", a number or two pairs of numbers.')
-    return lax.padtype_to_pads(sizes, windows, (strides, strides), padding)
+    if padding.upper() not in ("SAME", "SAME_LOWER", "VALID"):
+        raise InputError(
+            f'padding is {padding!r}, but must be "SAME", "SAME_LOWER", "VALID", a number or two pairs of numbers.'
+        )
+    return lax.padtype_to_pads(sizes, windows, (strides, strides), padding.upper())
 
 
 def _by_windows(x, kernel, strides, sides, at_once):

@@ -1,6 +1,7 @@
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -204,6 +205,15 @@ def test_a_contender_with_other_numbers_is_not_timed():
     assert wrong["status"] == "other numbers" and "seconds" not in wrong
 
 
+def test_the_faster_of_two_ways_of_ours_comes_first():
+    slow, fast = toy("metalearn, a device a core", 0.6), toy("metalearn, one device", 0.4)
+    first, second, peer = compare([slow, fast], Options(NOBODY, rounds=2), Peers("maml", {"torch": ()}, {}, {}))[
+        "entries"
+    ]
+    assert (first["who"], second["ratio"]["median"]) == ("metalearn, one device", pytest.approx(1.5))
+    assert peer["status"] == "not installed"
+
+
 def report_of(tmp_path, monkeypatch, *more):
     monkeypatch.setattr(sinusoid, "through_run", lambda algorithm, batch, direction, name: toy(name))
     monkeypatch.setattr(sinusoid, "contender", lambda *arguments: toy("a step at a time", 1.5))
@@ -219,6 +229,8 @@ def test_json_and_table(tmp_path, monkeypatch, capsys):
     assert report["quick"] is True
     assert report["machine"]["cores"] >= 1
     assert report["versions"]["jax"] == jax.__version__
+    if (ROOT / ".git").exists():
+        assert re.fullmatch(r"[0-9a-f]{12}(-dirty)?", report["versions"]["commit"])
     row = report["rows"]["sinusoid_25"]
     assert row["setting"]["hidden"] == 40
     ours, twin, alone, *peers = row["entries"]  # a device a core, one device, and a step at a time
@@ -238,9 +250,12 @@ def test_json_and_table(tmp_path, monkeypatch, capsys):
 
 
 def test_the_guard_fails_where_a_ratio_fell(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        sinusoid, "run", lambda row, options: {"setting": {}} | compare([toy(), toy("twin", 0.6)], options)
-    )
+    def run(row, options):
+        compared = compare([toy(), toy("twin", 0.6)], options)
+        compared["entries"][1]["variant"] = "twin"  # as a peer's
+        return {"setting": {}} | compared
+
+    monkeypatch.setattr(sinusoid, "run", run)
     code, report = report_of(tmp_path, monkeypatch)
     assert code == 0
     before = tmp_path / "before.json"

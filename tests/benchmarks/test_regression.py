@@ -2,13 +2,13 @@ import json
 
 import pytest
 
-from benchmarks.regression import earlier, elsewhere, falls
+from benchmarks.regression import earlier, elsewhere, failures, falls, peers_ratio
 from benchmarks.summary import markdown
 
 
 def report(date="2030-01-01", quick=False, **ratios):
     entries = [{"who": "ours", "seconds": {"median": 1.0}}]
-    entries += [{"who": who, "ratio": {"median": ratio}} for who, ratio in ratios.items()]
+    entries += [{"who": who, "variant": "", "ratio": {"median": ratio}} for who, ratio in ratios.items()]
     return {"date": date, "quick": quick, "rows": {"row": {"entries": entries}}}
 
 
@@ -27,6 +27,46 @@ def test_a_line_that_is_gone_is_one_sentence_and_one_that_says_why_none():
     now = report()
     now["rows"]["row"]["entries"].append({"who": "a", "status": "not installed"})
     assert falls(now, report(a=4.0)) == []
+
+
+def of_ours(row, **ratios):
+    made = report(**ratios)
+    for entry in made["rows"]["row"]["entries"]:
+        entry.pop("variant", None)
+    return made | {"rows": {row: made["rows"]["row"]}}
+
+
+def test_what_else_we_do_may_become_faster_and_not_slower():
+    def said(row, before, now):
+        return falls(of_ours(row, **{"some --help": now}), of_ours(row, **{"some --help": before}))
+
+    assert said("cold_start", 1.1, 0.16) == []  # no longer imports JAX
+    assert said("cold_start", 0.16, 1.1) == [
+        "cold_start: the ratio of 'some --help' rose from 0.16 to 1.1, by more than 30%."
+    ]
+    before, now = (of_ours("run_overhead_conv4", **{"the steps alone": ratio}) for ratio in (0.98, 0.94))
+    assert len(falls(now, before)) == 1 and falls(before, now) == []
+    # of two ways of ours one may become faster
+    assert falls(of_ours("maml_conv4", one=1.1), of_ours("maml_conv4", one=2.3)) == []
+
+
+def test_a_peer_counts_at_its_best():
+    peer = {"who": "a", "variant": "fast", "ratio": {"median": 3.0}, "seconds": {"median": 3.0}}
+    peer["tried"] = [{"variant": "slow", "tuning_s": 1.0}, {"variant": "fast", "tuning_s": 2.0}]
+    assert peers_ratio(peer, {"seconds": {"median": 1.0}}) == 2.0
+    assert peers_ratio(peer, {"seconds": {"median": 0.5}}) == 3.0
+
+
+def test_a_peer_that_never_had_our_numbers_is_no_news():
+    def with_status(status):
+        made = report()
+        made["rows"]["row"]["entries"] = [{"who": "ours", "status": "ok"}, {"who": "a", "status": status}]
+        return made
+
+    assert failures(with_status("other numbers"), None) == ["row: 'a': other numbers."]
+    assert failures(with_status("other numbers"), with_status("other numbers")) == []
+    assert failures(with_status("failed: it"), with_status("other numbers")) == ["row: 'a': failed: it."]
+    assert failures(with_status("not installed"), None) == []
 
 
 def test_another_processor_is_named(tmp_path):
@@ -87,6 +127,8 @@ def test_the_readmes_table_has_every_row_with_peers():
         "| `first` | 12.3 |  | 2.0 | torch.func.vmap (channels last) 3.2×, higher: other numbers |"
     ]
     ways = [ours | {"who": "ours, a device a core"}, ours | {"who": "ours, one device", "seconds": {"median": 0.02}}]
+    disturbed = {"floor": {"peak_flops_per_s": 1.0, "flops": 2.0, "seconds": 2.0}, "peak": 1.5, "entries": [ours, peer]}
+    assert " 3.1 " in markdown({"rows": {"first": disturbed}})  # 2.04 of a peak that was measured too low
     rows = {"first": {"cpu": "one", "entries": [*ways, peer]}, "second": {"cpu": "two", "entries": [ways[1], peer]}}
     assert markdown({"rows": rows}).splitlines()[2:] == [
         "| `first` ᵃ | 12.3 | 20.0 | 2.0 | torch.func.vmap (channels last) 3.2× |",

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import metalearn as ml
-from experiments import command_line, digits_multitask, mtl_toy, multitask, omniglot_alphabets
+from experiments import command_line, digits_multitask, mtl_toy, multi_mnist, multitask, omniglot_alphabets
 from metalearn.core import Batch
 
 DIGITS, TOY = digits_multitask, mtl_toy
@@ -41,6 +41,8 @@ def own(s, pieces, optimizer, count, epoch):
         (DIGITS, ["few", "--at", "features", "--methods", "graddrop", "moco"], "moco has neither at nor every"),
         (DIGITS, ["few", "--every", "2", "--methods", "equal", "sdmgrad"], "sdmgrad has neither at nor every"),
         (TOY, ["valley", "--methods", "msgda"], "did you mean 'mgda'"),
+        (DIGITS, ["few", "--at", "features", "--methods", "excess"], "keeps something for every number"),
+        (TOY, ["valley", "--rate", "-1"], "steps and rate must be positive"),
         (TOY, ["valley", "--problem", "hill"], "there is no problem 'hill'"),
         (TOY, ["concave", "--methods", "mgda"], "take preferences"),
     ],
@@ -240,12 +242,78 @@ def test_models_alone_have_a_rate_each_and_scores_no_unit(monkeypatch):
         multitask.tuned(short("x", rates=(0.4,)), problem, "equal")
 
 
-def test_a_label_that_a_head_has_no_output_for():
+def test_data_that_a_task_has_no_use_for():
     problem = DIGITS.problem(short("x"))
+    mask = np.ones((len(problem.tasks), len(problem.train.x)))
+    mask[1] = 0
+    with pytest.raises(ml.InputError, match=f"'{problem.tasks[1]}' has no example"):
+        multitask.check_data(problem._replace(train=problem.train._replace(mask=jnp.asarray(mask))))
     y = problem.test.y | {"digit": problem.test.y["digit"] + 1}
     with pytest.raises(ml.InputError, match="labels of 'digit' go from 1 to 10, but its head has 10 outputs"):
-        multitask.check_labels(problem._replace(test=problem.test._replace(y=y)))
-    multitask.check_labels(problem)
+        multitask.check_data(problem._replace(test=problem.test._replace(y=y)))
+    # of examples that the task does not have anything may be said
+    mask = jnp.asarray([[float(task != "digit")] * len(y["digit"]) for task in problem.tasks]).at[:, 0].set(1)
+    masked = y | {"digit": y["digit"].at[0].set(0)}
+    multitask.check_data(problem._replace(test=problem.test._replace(y=masked, mask=mask)))
+    multitask.check_data(problem)
+
+
+@pytest.mark.slow
+def test_tasks_that_lack_some_targets_from_data_to_table(tmp_path):
+    """Every task without a third of its targets, which are garbage; single-task models too."""
+    s = short(tmp_path, methods=("single", "equal", "mgda"), epochs=2)
+
+    def problem_of(s):
+        problem, tasks = DIGITS.problem(s), ["digit", "parity", "magnitude"]
+        assert sorted(problem.tasks) == sorted(tasks)
+
+        def lacking(batch):
+            mask = np.ones((3, len(batch.x)))
+            y = {}
+            for k, task in enumerate(problem.tasks):
+                mask[k, k::3] = 0
+                y[task] = jnp.asarray(batch.y[task]).at[k::3].set(77)
+            return batch._replace(y=y, mask=jnp.asarray(mask))
+
+        return problem._replace(**{part: lacking(getattr(problem, part)) for part in ("train", "validation", "test")})
+
+    multitask.main(s, problem_of)
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert np.all(np.isfinite([found[name]["test"] for name in s.methods]))
+    k = found["single"]["tasks"].index("digit")
+    assert np.mean(np.array(found["single"]["test"])[:, k]) > 0.5
+
+
+@pytest.mark.slow
+def test_multi_mnist_from_command_to_table(tmp_path):
+    """Published settings but for a hundredth of the images: both constructions, all shapes, dropout, the schedule."""
+    for preset in ("published", "lin"):
+        s = replace(
+            multi_mnist.PRESETS[preset][1], methods=("single", "equal", "mgda-ub"), rates=(0.02,), probe=None, epochs=1,
+            seeds=(0,), folder=str(tmp_path / preset),
+        )  # fmt: skip
+
+        def few(s, preset=preset):
+            whole = multi_mnist.problem(s)
+            assert len(whole.train.x) == 9 * len(whole.validation.x) == 9 * {"published": 6_000, "lin": 12_000}[preset]
+            cut = {p: multitask.examples(getattr(whole, p), slice(600)) for p in ("train", "validation", "test")}
+            return whole._replace(**cut)
+
+        multitask.main(s, few)
+        found = json.loads((tmp_path / preset / "results.json").read_text())
+        assert np.all(np.isfinite([found[name]["test"] for name in s.methods]))
+
+
+def test_every_method_has_no_more_than_ten_candidates_on_multi_mnist():
+    s = multi_mnist.PRESETS["all"][1]
+    assert all(len(s.rates) * len(multitask.method_of(name).grid) <= 10 for name in s.methods)
+    assert set(s.methods) == set(multitask.METHODS)
+
+
+def test_a_path_ends_after_its_last_step():
+    path = mtl_toy.descent(lambda x: jnp.stack([x @ x, x @ x]), ml.mean(), optax.sgd(0.1), 7, 3)
+    points = path(jnp.ones(2), jax.random.key(0))
+    np.testing.assert_allclose(points[:, 0], [1.0, 0.8**3, 0.8**6, 0.8**7], rtol=1e-5)
 
 
 def test_short_runs_of_one_seed_choose_and_the_best_is_trained_anew(monkeypatch):

@@ -363,6 +363,65 @@ def test_ifca_finds_who_belongs_together():
     assert metrics["per_task/cluster"][0] != metrics["per_task/cluster"][-1]
 
 
+def test_no_client_chooses_a_model_that_is_not_a_number():
+    algorithm = ALGORITHMS["ifca"](num_steps=1)
+    state = algorithm.init(KEY, clients())
+    broken = jax.tree.map(lambda a: a.at[0].set(jnp.nan), state.params)
+    state, metrics = jax.jit(algorithm.step)(state._replace(params=broken), clients(), KEY)
+    assert metrics["per_task/cluster"].tolist() == [1, 1, 1] and np.isfinite(metrics["loss"])
+
+
+@pytest.mark.slow
+def test_the_head_alone_with_a_mixture_variates_or_personal_models():
+    """`where` chooses among the model's leaves: what an algorithm has beside them goes on, the body stays."""
+    apfl = run(fl.apfl(MODEL, criterion, SGD, num_clients=N, num_steps=STEPS, where="head"))[-1]
+    assert np.all(np.asarray(apfl.table["alpha"]) != 0.5) and np.all(apfl.table["own"]["body"] == START[0])
+    scaffold = run(fl.scaffold(MODEL, criterion, RATE, num_clients=N, option=1, num_steps=STEPS, where="head"))[-1]
+    assert scaffold.params["control"]["body"] == 0 != scaffold.params["control"]["head"]
+    algorithm = fl.pfedme(MODEL, criterion, SGD, 0.2, strength=2.0, personal_steps=2, num_steps=1, where="head")
+    one = jax.tree.map(lambda a: a[0], clients().support)
+    mine = algorithm.learner.adapt((run(algorithm)[-1].params, ()), one, KEY)
+    assert mine["body"] == START[0] != mine["head"]
+
+
+@pytest.mark.slow
+def test_the_loss_of_apfl_is_that_of_the_global_model():
+    state = fl.apfl(MODEL, criterion, SGD, num_clients=N, num_steps=1).init(KEY, clients())
+    _, metrics = fl.apfl(MODEL, criterion, SGD, num_clients=N, num_steps=1).step(state, clients(), KEY)
+    assert_near(metrics["loss"], np.mean([f(START, *data(k)) for k in range(N)]))
+
+
+_MADE = (MODEL, criterion, SGD)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: fl.fednova(MODEL, criterion, RATE, momentum=1.0), "momentum must be at least 0 and below 1"),
+        (lambda: fl.scaffold(MODEL, criterion, 0.0, num_clients=N), "rate must be above 0"),
+        (lambda: fl.qffl(MODEL, criterion, 0.0, fairness=1.0), "rate must be above 0"),
+        (lambda: fl.qffl(MODEL, criterion, RATE, fairness=-1.0), "fairness must be at least 0"),
+        (lambda: fl.pfedme(*_MADE, 0.1, strength=1.0, personal_steps=0), "personal_steps must be a whole number"),
+        (lambda: fl.fedprox(*_MADE, strength=-1.0), "strength must be at least 0"),
+        (lambda: fl.apfl(*_MADE, num_clients=N, mixture=7.0), "mixture must be between 0 and 1"),
+        (lambda: fl.ifca(*_MADE, num_clusters=2.5), "num_clusters must be a whole number of at least 1"),
+        (lambda: fl.stragglers(1.5, 3), "chance must be between 0 and 1"),
+        (lambda: ml.data.partitions.split_clients(5, (1.5, 2)), "every size must be an integer of at least 1"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(call, words):
+    with pytest.raises(ml.InputError, match=words):
+        call()
+
+
+def test_a_client_beyond_the_table_has_no_model():
+    algorithm = ALGORITHMS["local_only"](num_steps=1)
+    state, measure = run(algorithm)[-1], ml.evaluate(algorithm.learner, criterion)
+    tasks = clients(query=True)
+    found = measure(state.params, tasks._replace(id=jnp.array([0, 3, 2])), KEY, state.table)["loss"]
+    assert np.isnan(found).tolist() == [False, True, False]
+
+
 def test_pfedme():
     mu, steps = 2.0, 4
     w = START
@@ -423,6 +482,8 @@ def test_feddf():
     aggregator = fl.feddf(model, unlabelled, optax.sgd(0.3), 5)
     direction, _ = aggregator.update(updates, (), params, weights=weights, key=KEY)
     assert_near(params["w"] - direction["w"], student)
+    light, _ = aggregator.update(updates, (), params, weights=weights / 100, key=KEY)
+    assert_near(light["w"], direction["w"])  # only shares count
     nobody, _ = aggregator.update(updates, (), params, weights=0 * weights, key=KEY)
     assert_near(nobody["w"], np.zeros((1, 2)))
 

@@ -551,7 +551,9 @@ def test_which_loss_is_not_finite():
     def broken(state, batch, key):
         return step(state, batch, key)[0], {"loss": jnp.nan, "a/loss": jnp.asarray(0.5), "b/loss": jnp.inf}
 
-    with pytest.raises(NonFiniteLoss, match=r"loss is nan at step 1 \(a/loss 0.5, b/loss inf\)"):
+    with pytest.raises(
+        NonFiniteLoss, match=r"loss is nan at step 1 \(a/loss 0.5, b/loss inf\); at the first step, look for labels"
+    ):
         run(Algorithm(init, broken), sample, 10, key=jax.random.key(0), progress=False)
 
 
@@ -563,12 +565,28 @@ def test_losses_far_apart_are_named(capfd):
 
         return Algorithm(init, told)
 
-    quiet(20, algorithm=telling(1e-5), progress=True)
-    err = capfd.readouterr().err
-    assert err.count("losses lie far apart: a/loss is") == 1 and "a mean follows a/loss." in err
+    for progress in (True, False):
+        quiet(20, algorithm=telling(1e-5), progress=progress, log_every=5)
+        err = capfd.readouterr().err
+        assert err.count("warning: losses lie far apart: a/loss is") == 1 and "a mean follows a/loss." in err
     for near in (1e-3, jnp.nan):  # a task may have had no example yet
-        quiet(20, algorithm=telling(near), progress=True)
+        quiet(20, algorithm=telling(near))
         assert "far apart" not in capfd.readouterr().err
+
+
+def test_a_task_without_an_example_is_named(capfd):
+    def seen_at(step_of_b):
+        def told(state, batch, key):
+            state, metrics = step(state, batch, key)
+            return state, metrics | {"a/loss": 1.0, "b/loss": jnp.where(state["count"] == step_of_b, 1.0, jnp.nan)}
+
+        return Algorithm(init, told)
+
+    quiet(20, algorithm=seen_at(99), log_every=5)
+    assert "warning: 20 steps without an example of b, of which nothing is learned." in capfd.readouterr().err
+    for late in (3, 18):
+        quiet(20, algorithm=seen_at(late), log_every=5)
+        assert "without an example" not in capfd.readouterr().err
 
 
 def test_two_runs_do_not_write_into_one_folder(tmp_path):

@@ -208,13 +208,21 @@ def test_attention_scales_the_shared_features():
     model = mt.mtan([(LAYER, LAYER), (LAYER, LAYER)], [LAYER, LAYER], HEADS, width=3)
     params = model.init(KEY, X)
     own, x, before = params["tasks"]["a"], X, None
-    for block, attention, between in zip(params["shared"], own["attention"], own["between"]):
+    for block, attention, between in zip(params["shared"]["blocks"], own["attention"], params["shared"]["between"]):
         u = LAYER.apply(block["first"], x)
         x = LAYER.apply(block["second"], u)
         seen = u if before is None else jnp.concatenate([u, before], 1)
         mask = jax.nn.sigmoid(jax.nn.relu(seen @ attention["in"]) @ attention["out"])  # its biases begin at 0
         before = LAYER.apply(between, mask * x)
     np.testing.assert_allclose(outputs(model, params)["a"], HEADS["a"].apply(own["head"], before), rtol=1e-5)
+
+
+def test_what_lies_between_attentions_is_shared():
+    model = mt.mtan([(LAYER, LAYER), (LAYER, LAYER)], [LAYER, LAYER], HEADS, width=3)
+    params = model.init(KEY, X)
+    for name in HEADS:
+        slope = jax.grad(lambda p, name=name: outputs(model, p)[name].sum())(params)
+        assert all(np.any(leaf) for leaf in jax.tree.leaves(slope["shared"]["between"]))
 
 
 @pytest.mark.slow
@@ -312,6 +320,9 @@ def test_targets_missing_for_some_tasks():
         (lambda: mt.mtan([(LAYER, LAYER)], [], HEADS), "in between for each block"),
         (lambda: mt.mmoe(LAYER, 0, HEADS).init(KEY, X), "at least one expert"),
         (lambda: mt.sluice([plain_mlp(3)], HEADS).init(KEY, X), "divide"),
+        (lambda: mt.sluice([LAYER], HEADS, subspaces=0), "subspaces must be at least 1"),
+        (lambda: mt.layer_ordering(plain_mlp(4), LAYER, 0, HEADS), "depth must be at least 1"),
+        (lambda: mt.layer_ordering(plain_mlp(5), plain_mlp(4), 2, HEADS).init(KEY, X), "must keep the shape"),
         (lambda: mt.measure(HARD, CRITERIA)(HARD.init(KEY, X), Batch(X, X)), "targets must be"),
         (lambda: mt.measure(HARD, CRITERIA)(HARD.init(KEY, X), Batch(X, targets(), jnp.ones((2, 1)))), "mask must be"),
         (lambda: mt.measure(HARD, CRITERIA)(HARD.init(KEY, X), Batch(X, targets(), jnp.ones((3, 5)))), "mask must be"),

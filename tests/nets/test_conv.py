@@ -85,7 +85,7 @@ def test_tiles_equal_windows_one_by_one(monkeypatch, channels, kernel, padding):
         return (conv(x, kernel, padding=padding), derivatives), str(jax.make_jaxpr(stepped)(x, kernel))
 
     tiles, program = found()
-    monkeypatch.setattr("metalearn.nets._conv._FEW", 0)
+    monkeypatch.setattr("metalearn.nets._conv._TILED", 0)
     windows, other_program = found()
     assert program != other_program
     for a, b in zip(jax.tree.leaves(tiles), jax.tree.leaves(windows)):
@@ -127,7 +127,7 @@ def test_module_has_kernel_and_bias(key):
     [
         ((2, 6, 6), {}, r"\[n, height, width, 1\], but x has shape \[2, 6, 6\]"),
         ((2, 6, 6, 3), {}, "x has shape"),
-        ((2, 6, 6, 1), {"padding": "same"}, "padding is 'same'"),
+        ((2, 6, 6, 1), {"padding": "some"}, "padding is 'some'"),
         ((2, 6, 6, 1), {"impl": "fast"}, "impl is 'fast'"),
         ((2, 2, 6, 1), {"padding": "VALID"}, r"\[3, 3\] does not fit into padded images of \[2, 6\]"),
     ],
@@ -135,6 +135,21 @@ def test_module_has_kernel_and_bias(key):
 def test_what_does_not_fit_is_refused(x, options, message):
     with pytest.raises(InputError, match=message):
         conv(jnp.zeros(x), jnp.zeros((3, 3, 1, 2)), **{"impl": "patches", **options})
+
+
+def test_padding_has_flaxs_names():
+    x, kernel = random(0, 2, 5, 5, 1), random(1, 2, 2, 1, 3)
+    for name in ("same", "SAME_LOWER", "valid"):
+        expected = reference(x, kernel, 1, name.upper())
+        np.testing.assert_allclose(conv(x, kernel, 1, name, "patches"), expected, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(conv(x, kernel, 1, "SAME"), conv(x, kernel, 1, "SAME_LOWER"))
+
+
+@pytest.mark.parametrize("channels", [1, 24])
+def test_what_is_not_a_number_is_not_pooled_away(channels):
+    for place in range(4):
+        x = jnp.arange(4.0).at[place].set(jnp.nan).reshape(1, 2, 2, 1).repeat(channels, 3)
+        assert np.all(np.isnan(max_pool(x)))
 
 
 @pytest.mark.parametrize("size", [(4, 4, 3), (7, 5, 3), (7, 5, 24)])  # few channels, and many
