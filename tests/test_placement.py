@@ -149,6 +149,20 @@ def test_a_step_over_a_mesh_is_compiled_once():
     before = [leaf.sharding for leaf in jax.tree.leaves(state)]
     state, _ = compiled.advance(state, KEY, 0, 2)
     assert before == [leaf.sharding for leaf in jax.tree.leaves(state)]
+    times = []
+
+    def listen(event, seconds, **about):
+        if "compile" in event:
+            times.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        state, _ = compiled.advance(state, KEY, 2, 2)
+        assert times == []
+        jax.jit(lambda x: x + len(before))(jnp.ones(3))  # so that it is known to hear
+        assert times
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @pytest.mark.slow

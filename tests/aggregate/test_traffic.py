@@ -18,6 +18,7 @@ from metalearn import aggregate as agg
 KEY = jax.random.key(0)
 PARAMS = {"wide": jnp.ones((56, 32)), "odd": jnp.ones((50, 3)), "small": jnp.ones(5), "scalar": jnp.ones(())}
 LARGEST, MODEL = 56 * 32, 56 * 32 + 50 * 3 + 5 + 1
+ROW = 7  # numbers that a client keeps, of a shape that no update has
 FEATURES = 4  # of an example: what a task brings is small beside what it learns
 
 
@@ -44,10 +45,10 @@ def _over_tasks(aggregator, mapping):
 def _over_clients(aggregator, mapping):
     def client_fn(shared, row, task, key):
         update = _task_fn(shared, task, key)
-        return update, jax.tree.map(jnp.add, row, update.direction)
+        return update, row + update.direction["small"].sum()
 
     return ml.over_clients(
-        lambda key, task: (PARAMS, jax.tree.map(jnp.zeros_like, PARAMS)),
+        lambda key, task: (PARAMS, jnp.zeros(ROW)),
         client_fn,
         aggregator,
         optax.sgd(0.1, 0.9),
@@ -71,7 +72,8 @@ def _collectives(program):
     found = []
     for shapes, kind in re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", program):
         shapes = [
-            tuple(map(int, filter(None, s.split(",")))) for s in re.findall(r"(?:f32|s32|u32|pred)\[([\d,]*)\]", shapes)
+            tuple(map(int, filter(None, s.split(","))))
+            for s in re.findall(r"(?:[fsu]\d+|bf16|pred)\[([\d,]*)\]", shapes)
         ]
         found.append((kind, sum(map(math.prod, shapes)), shapes))
     assert found
@@ -100,11 +102,10 @@ def test_a_sum_moves_one_update_whatever_the_number_of_tasks(name, build, count)
     moved = _moved(build(SUMS[name](), _mapping()), count)
     reduced = [shape for kind, _, shapes in moved if kind == "all-reduce" for shape in shapes]
     assert (56, 32) in reduced
-    # nothing but that is larger than the tasks' own examples, or the losses of all: no [K, ...] of updates
-    rest = [n for kind, n, _ in moved if kind != "all-reduce"]
-    if build is _over_tasks:
-        assert max(rest, default=0) <= 16 * 2 * FEATURES
-        assert sum(math.prod(shape) for shape in reduced) <= MODEL + 16 * 2 * FEATURES
+    # all that moves beside it: the tasks' own examples, what clients keep, and losses: no [K, ...] of updates
+    beside = 16 * (2 * FEATURES + 4 + (2 * ROW if build is _over_clients else 0))  # there and back
+    assert sum(n for kind, n, _ in moved if kind != "all-reduce") <= beside
+    assert sum(math.prod(shape) for shape in reduced) <= MODEL + beside
 
 
 @pytest.mark.parametrize(
@@ -123,8 +124,8 @@ def test_a_gramian_reduces_inner_products_and_no_device_holds_all_updates(name, 
     # an eighth of the numbers of all tasks, rounded up to whole rows, and nothing else that has to do with updates
     exchanged = sum(n for kind, n, _ in moved if kind == "all-to-all")
     assert exchanged <= 16 * (7 * 32 + 7 * 3 + 1 + 2 * FEATURES)  # and the tasks' own examples
-    # the rest is one update at most, where the devices do not divide it, never K
-    assert max(n for kind, n, _ in moved if kind != "all-to-all") <= max(LARGEST, count * count)
+    # the rest is one update, the aggregate, and inner products: never K
+    assert sum(n for kind, n, _ in moved if kind != "all-to-all") <= 1.2 * MODEL + 3 * count * count
     _assert_the_numbers_of_one_device(compiled, GRAMIANS[name](), count)
 
 
@@ -144,9 +145,7 @@ def _placed(arguments, compiled):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["graddrop", *[pytest.param(n, marks=pytest.mark.slow) for n in ("median", "gradnorm")]]
-)
+@pytest.mark.parametrize("name", ["graddrop", "median", "gradnorm"])
 def test_number_by_number_an_eighth_of_all_updates_moves(name):
     aggregator = {
         "graddrop": agg.graddrop,
@@ -155,7 +154,7 @@ def test_number_by_number_an_eighth_of_all_updates_moves(name):
     }[name]()
     compiled = _compiled(_over_tasks(aggregator, _mapping()), 16)
     moved = _collectives(compiled.as_text())
-    assert max(n for kind, n, _ in moved if kind != "all-to-all") <= LARGEST
+    assert sum(n for kind, n, _ in moved if kind != "all-to-all") <= 1.2 * MODEL + 3 * 16 * 16
     assert sum(n for kind, n, _ in moved if kind == "all-to-all") <= 16 * (7 * 32 + 7 * 3 + 1 + 2 * FEATURES)
     _assert_the_numbers_of_one_device(compiled, aggregator, 16)
 

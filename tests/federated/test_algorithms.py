@@ -363,6 +363,19 @@ def test_ifca_finds_who_belongs_together():
     assert metrics["per_task/cluster"][0] != metrics["per_task/cluster"][-1]
 
 
+@pytest.mark.parametrize("lite", [False, True])
+def test_mime_corrects_by_the_gradient_of_the_same_minibatch(lite):
+    """Where all examples have one curvature g(y; ζ) - g(x; ζ) does not depend on ζ, so it does not matter which
+    examples were drawn; with the client's whole gradient in its place it would. MimeLite, without one, depends on it."""
+    tasks = clients()
+    tasks = tasks._replace(support=tasks.support._replace(x=0 * tasks.support.x))
+    algorithm = fl.mime(MODEL, criterion, optax.sgd(RATE, 0.9), lite=lite, num_steps=3, batch_size=1)
+    state = algorithm.init(KEY, tasks)
+    one, other = (algorithm.step(state, tasks, jax.random.key(seed))[0].params for seed in (1, 2))
+    same = np.allclose(*(np.concatenate([np.ravel(a) for a in jax.tree.leaves(p)]) for p in (one, other)), rtol=1e-9)
+    assert same != lite
+
+
 def test_no_client_chooses_a_model_that_is_not_a_number():
     algorithm = ALGORITHMS["ifca"](num_steps=1)
     state = algorithm.init(KEY, clients())
