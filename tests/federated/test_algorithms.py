@@ -366,7 +366,7 @@ def test_ifca_finds_who_belongs_together():
 @pytest.mark.parametrize("lite", [False, True])
 def test_mime_corrects_by_the_gradient_of_the_same_minibatch(lite):
     """Where all examples have one curvature g(y; ζ) - g(x; ζ) does not depend on ζ, so it does not matter which
-    examples were drawn; with the client's whole gradient in its place it would. MimeLite, without one, depends on it."""
+    examples were drawn; with the client's whole gradient in its place it would. MimeLite, without one, shows it."""
     tasks = clients()
     tasks = tasks._replace(support=tasks.support._replace(x=0 * tasks.support.x))
     algorithm = fl.mime(MODEL, criterion, optax.sgd(RATE, 0.9), lite=lite, num_steps=3, batch_size=1)
