@@ -15,15 +15,14 @@ from benchmarks.floor import Work
 from benchmarks.measure import TOLERANCE, Options
 from metalearn.mapping import Mapping
 
+LOOPS = ("loop", "loop+fused", "loop+compile")
+CONV_LOOPS = (*LOOPS, "loop+channels_last", "loop+channels_last+fused", "loop+channels_last+compile")
 PEERS = {
-    "torch, loop over tasks": ("loop", "loop+fused", "loop+compile"),
+    "torch, loop over tasks": LOOPS,
     "torch.func, vmap over tasks": ("vmap", "vmap+compile"),
 }
 CONV_PEERS = {
-    "torch, loop over tasks": (
-        *("loop", "loop+fused", "loop+channels_last", "loop+channels_last+fused"),
-        *("loop+compile", "loop+channels_last+compile"),
-    ),
+    "torch, loop over tasks": CONV_LOOPS,
     "torch.func, vmap over tasks": ("vmap", "vmap+channels_last", "vmap+compile", "vmap+channels_last+compile"),
 }
 

@@ -53,7 +53,8 @@ def over_losses(
         gone, and keep them between: one backward pass in those. For aggregators that weigh by directions. Several seeds
         trained at once save nothing by it, because a branch mapped over takes both sides.
       regulariser: `params -> scalar`, added to the joint objective, outside of the aggregation: soft sharing.
-      mapping: how the K backward passes are mapped: all at once unless given; `scanned(1)` to save memory.
+      mapping: how the K backward passes are mapped: all at once unless given, where XLA's CPU backend holds the K
+        gradients twice at the peak; `scanned(1)` to save memory.
 
     Metrics `per_task/weight` `[K]` are there where the weights are known: where the aggregator never looks at
     directions, or `every` is above 1.
@@ -212,18 +213,23 @@ def joint(trunk: Trunk, heads: Named[str, Head]) -> Callable[[Params, Batch, Key
 
 def jacobian(trunk: Trunk, heads: Named[str, Head]) -> Callable[[Params, Batch, Key], tuple[Any, jax.Array]]:
     """`(params, batch, key) -> (gradients [K, ...] of what is shared and trained, present[K])`, in as many backward
-    passes, with the same randomness as a step with that key has. `InputError` where nothing is shared."""
-    all_losses = joint(trunk, heads)
+    passes of the trunk and one of each head, with the same randomness as a step with that key has. `InputError` where
+    nothing is shared."""
 
     def measured(params, batch, key):
         trained, rest = partition(params)
         if not jax.tree.leaves(trained["shared"]):
             raise InputError("nothing is shared, so there are no gradients of it")
-
-        def losses(shared):
-            return all_losses(params | {"shared": merge(shared, rest["shared"])}, batch, key)
-
-        return jax.jacrev(losses, has_aux=True)(trained["shared"])
+        trunk_key, heads_key, _ = jax.random.split(key, 3)
+        features, pull, _ = jax.vjp(
+            lambda shared: trunk(merge(shared, rest["shared"]), batch, trunk_key), trained["shared"], has_aux=True
+        )
+        present, found = num_of_each(batch, len(heads)) > 0, []
+        for k, (name, head) in enumerate(heads.items()):
+            own, head_key = params["tasks"][name], jax.random.fold_in(heads_key, k)
+            slope, _ = jax.grad(lambda z: head(own, z, batch, head_key), has_aux=True)(features)  # noqa: B023
+            found.append(jax.tree.map(lambda g, real=present[k]: jnp.where(real, g, jnp.zeros_like(g)), slope))
+        return _all_at_once(pull, jax.tree.map(lambda *g: jnp.stack(g), *found)), present
 
     return measured
 

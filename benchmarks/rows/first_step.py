@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # the processes begin as an experiment does, without JAX
 PRESETS = (
     ("sinusoid", "demo"),
     *(("omniglot", f"{method}-5way-1shot") for method in ("maml", "fomaml", "anil", "meta-sgd", "reptile")),
-    ("omniglot", "maml-20way-1shot"),
+    *(("omniglot", preset) for preset in ("maml-20way-1shot", "maml-20way-5shot", "meta-sgd-20way-5shot")),
     ("omniglot", "protonet-1shot"),
     ("omniglot", "compare-finetune"),
     *(("digits_federated", preset) for preset in ("few", "shift")),

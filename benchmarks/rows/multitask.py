@@ -66,7 +66,8 @@ def methods(size: Size, batch: Batch) -> list[Contender]:
     agg, mt, count, learned = ml.aggregate, ml.multitask, size.tasks, optax.adam(1e-3)
     from_losses: dict[str, Aggregator] = {
         "fixed": agg.fixed([1.0] * count), "uncertainty": agg.uncertainty(count, learned),
-        "DWA": agg.dwa(count, PERIOD), "IMTL-L": agg.imtl_l(count, learned), "random": agg.random(), "geometric mean": agg.geometric(),
+        "DWA": agg.dwa(count, PERIOD), "IMTL-L": agg.imtl_l(count, learned),
+        "random": agg.random(), "geometric mean": agg.geometric(),
         "task priority": agg.priority(count), "smooth Tchebycheff": agg.tchebycheff(),
     }  # fmt: skip
     from_gradients: dict[str, Aggregator] = {

@@ -17,7 +17,7 @@ import optax
 import metalearn as ml
 from benchmarks.comparison import Peers, compare
 from benchmarks.contender import KEY, handed_over, moved, on_all_cores, run_programs
-from benchmarks.local_training import examples, order, work_of_tasks
+from benchmarks.local_training import CONV_LOOPS, LOOPS, examples, order, work_of_tasks
 from benchmarks.measure import LOOSE_TOLERANCE, TOLERANCE, Options
 from benchmarks.rows.fedavg import network
 from metalearn import federated as fl
@@ -25,12 +25,9 @@ from metalearn.host.steps import programs
 from metalearn.mapping import Mapping
 
 _FLOWER, _PFL, _LOOP = "Flower, simulation", "pfl-research", "torch, loop over clients"
-PEERS = {_LOOP: ("loop", "loop+fused", "loop+compile"), _FLOWER: ("flower", "flower+often"), _PFL: ("pfl", "pfl+fused")}
+PEERS = {_LOOP: LOOPS, _FLOWER: ("flower", "flower+often"), _PFL: ("pfl", "pfl+fused")}
 CONV_PEERS = {
-    _LOOP: (
-        *("loop", "loop+fused", "loop+channels_last", "loop+channels_last+fused"),
-        *("loop+compile", "loop+channels_last+compile"),
-    ),
+    _LOOP: CONV_LOOPS,
     _FLOWER: ("flower", "flower+channels_last+often"),
     _PFL: ("pfl", "pfl+channels_last+fused"),
 }
