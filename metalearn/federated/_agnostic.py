@@ -8,7 +8,7 @@ import optax
 
 from metalearn.aggregate import mean, parts
 from metalearn.core import Criterion, InputError, Model
-from metalearn.federated.client import Federated, changes, moved, proposal, shared_params, using
+from metalearn.federated.client import PLAIN, Federated, changes, moved, proposal, shared_params, using
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import over_tasks
@@ -21,7 +21,7 @@ def agnostic(
     *,
     mixture_rate: float | jax.Array,
     num_clients: int,
-    server: optax.GradientTransformation | None = None,
+    server: optax.GradientTransformation = PLAIN,
     mapping: Mapping = auto,
     drop_nonfinite: bool = False,
     **options: Any,
@@ -57,7 +57,7 @@ def agnostic(
     def ascend(direction, mixture):
         return optax.projections.projection_simplex(mixture + mixture_rate * direction) - mixture
 
-    optimizers = {"params": server or optax.sgd(1.0), "mixture": optax.stateless_with_tree_map(ascend)}
+    optimizers = {"params": server, "mixture": optax.stateless_with_tree_map(ascend)}
     servers = optax.partition(optimizers, {"params": "params", "mixture": "mixture"})
     algorithm = over_tasks(
         init,

@@ -8,7 +8,7 @@ import optax
 
 from metalearn.aggregate import mean
 from metalearn.core import Aux, Criterion, Model
-from metalearn.federated.client import Federated, changes, moved, proposal, using, within
+from metalearn.federated.client import PLAIN, Federated, changes, moved, proposal, using, within
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import over_clients
@@ -23,7 +23,7 @@ def apfl(
     num_clients: int,
     mixture: float = 0.5,
     adaptive: bool = True,
-    server: optax.GradientTransformation | None = None,
+    server: optax.GradientTransformation = PLAIN,
     mapping: Mapping = auto,
     drop_nonfinite: bool = False,
     **options: Any,
@@ -62,7 +62,6 @@ def apfl(
         # that of the global model, as everywhere; what was minimised is the sum
         return update._replace(loss=update.loss - update.metrics["personal_loss"]), own
 
-    server = optax.sgd(1.0) if server is None else server
     algorithm = over_clients(
         init, client, mean(), server, num_clients=num_clients, mapping=mapping, drop_nonfinite=drop_nonfinite
     )

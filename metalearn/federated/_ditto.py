@@ -7,7 +7,7 @@ import optax
 
 from metalearn.aggregate import weighted_mean
 from metalearn.core import Criterion, Model
-from metalearn.federated.client import Federated, changes, using
+from metalearn.federated.client import PLAIN, Federated, changes, using
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import difference, over_clients
@@ -22,7 +22,7 @@ def ditto(
     strength: float | jax.Array,
     num_clients: int,
     personal: optax.GradientTransformation | None = None,
-    server: optax.GradientTransformation | None = None,
+    server: optax.GradientTransformation = PLAIN,
     mapping: Mapping = auto,
     drop_nonfinite: bool = False,
     **options: Any,
@@ -45,7 +45,6 @@ def ditto(
         # one key: w sees FedAvg's minibatches, v_k the same ones, and who is late is late for both
         return train(shared, task, key), own(row, task.support, key, penalty_state=anchor).params
 
-    server = optax.sgd(1.0) if server is None else server
     algorithm = over_clients(
         init, client, weighted_mean(), server, num_clients=num_clients, mapping=mapping, drop_nonfinite=drop_nonfinite
     )

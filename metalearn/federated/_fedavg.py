@@ -9,7 +9,7 @@ import optax
 from metalearn.aggregate import weighted_mean
 from metalearn.core import Aggregator, Criterion, Model
 from metalearn.federated._stragglers import in_time
-from metalearn.federated.client import Federated, changes, from_model, shared_model, using
+from metalearn.federated.client import PLAIN, Federated, changes, from_model, shared_model, using
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import difference, gradient, over_tasks
@@ -20,7 +20,7 @@ def fedavg(
     criterion: Criterion,
     optimizer: optax.GradientTransformation,
     *,
-    server: optax.GradientTransformation | None = None,
+    server: optax.GradientTransformation = PLAIN,
     aggregator: Aggregator | None = None,
     init: Callable | None = None,
     mapping: Mapping = auto,
@@ -49,7 +49,6 @@ def fedavg(
     task_fn = difference(client)
     if drop_stragglers:
         task_fn = in_time(task_fn, options.get("work"))
-    server = optax.sgd(1.0) if server is None else server
     algorithm = over_tasks(
         init or from_model(model),
         task_fn,

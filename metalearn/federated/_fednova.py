@@ -8,7 +8,7 @@ import optax
 
 from metalearn.aggregate import summed
 from metalearn.core import Aggregator, Criterion, InputError, Model
-from metalearn.federated.client import Federated, changes, from_model, moved, proposal, shared_model, using
+from metalearn.federated.client import PLAIN, Federated, changes, from_model, moved, proposal, shared_model, using
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import over_tasks
@@ -20,7 +20,7 @@ def fednova(
     rate: float | jax.Array,
     *,
     momentum: float | jax.Array = 0.0,
-    server: optax.GradientTransformation | None = None,
+    server: optax.GradientTransformation = PLAIN,
     mapping: Mapping = auto,
     drop_nonfinite: bool = False,
     **options: Any,
@@ -43,7 +43,6 @@ def fednova(
         direction = {"change": moved(params, fitted.params), "work": work(fitted.steps)}
         return proposal(direction, task.support, fitted, fitted.params)
 
-    server = optax.sgd(1.0) if server is None else server
     algorithm = over_tasks(
         from_model(model), task_fn, normalised(), server, mapping=mapping, drop_nonfinite=drop_nonfinite
     )

@@ -9,7 +9,16 @@ import optax
 
 from metalearn.aggregate import summed
 from metalearn.core import Aggregator, Criterion, Model
-from metalearn.federated.client import Federated, at_least_one, changes, moved, proposal, using, without_statistics
+from metalearn.federated.client import (
+    PLAIN,
+    Federated,
+    at_least_one,
+    changes,
+    moved,
+    proposal,
+    using,
+    without_statistics,
+)
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import over_tasks
@@ -21,7 +30,7 @@ def ifca(
     optimizer: optax.GradientTransformation,
     *,
     num_clusters: int,
-    server: optax.GradientTransformation | None = None,
+    server: optax.GradientTransformation = PLAIN,
     mapping: Mapping = auto,
     drop_nonfinite: bool = False,
     **options: Any,
@@ -56,7 +65,6 @@ def ifca(
         update.metrics["per_task/cluster"] = chosen
         return update
 
-    server = optax.sgd(1.0) if server is None else server
     algorithm = over_tasks(init, task_fn, by_cluster(), server, mapping=mapping, drop_nonfinite=drop_nonfinite)
     learner = using(model, lambda models, row, support, key: choose(models, support, key)[1])
 

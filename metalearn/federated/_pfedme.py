@@ -8,7 +8,7 @@ import optax
 
 from metalearn.aggregate import mean
 from metalearn.core import Aux, Criterion, Model
-from metalearn.federated.client import Federated, above_zero, at_least_one, changes, from_model, using
+from metalearn.federated.client import PLAIN, Federated, above_zero, at_least_one, changes, from_model, using
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import difference, over_tasks
@@ -24,7 +24,7 @@ def pfedme(
     *,
     strength: float | jax.Array,
     personal_steps: int,
-    server: optax.GradientTransformation | None = None,
+    server: optax.GradientTransformation = PLAIN,
     mapping: Mapping = auto,
     drop_nonfinite: bool = False,
     **options: Any,
@@ -52,7 +52,6 @@ def pfedme(
         return 0.5 * strength * distance, Aux(metrics | {"personal_loss": personal_loss}, statistics(fitted.params))
 
     client = fit(envelope, optax.sgd(rate), **options)
-    server = optax.sgd(1.0) if server is None else server
     algorithm = over_tasks(
         from_model(model), difference(client), mean(), server, mapping=mapping, drop_nonfinite=drop_nonfinite
     )

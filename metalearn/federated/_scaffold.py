@@ -9,7 +9,17 @@ import optax
 
 from metalearn.aggregate import mean, parts, total
 from metalearn.core import Criterion, InputError, Model
-from metalearn.federated.client import Federated, above_zero, changes, moved, proposal, shared_params, using, zeros
+from metalearn.federated.client import (
+    PLAIN,
+    Federated,
+    above_zero,
+    changes,
+    moved,
+    proposal,
+    shared_params,
+    using,
+    zeros,
+)
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import gradient, over_clients
@@ -24,7 +34,7 @@ def scaffold(
     *,
     num_clients: int,
     option: int = 2,
-    server: optax.GradientTransformation | None = None,
+    server: optax.GradientTransformation = PLAIN,
     mapping: Mapping = auto,
     drop_nonfinite: bool = False,
     **options: Any,
@@ -75,7 +85,7 @@ def scaffold(
             client,
             parts({"params": mean(), "control": total(1 / num_clients)}),
             optax.partition(
-                {"params": server or optax.sgd(1.0), "control": optax.sgd(1.0)},
+                {"params": server, "control": PLAIN},
                 {"params": "params", "control": "control"},
             ),
             num_clients=num_clients,

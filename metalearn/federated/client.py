@@ -5,10 +5,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from metalearn.core import Batch, InputError, Key, Learner, Metrics, Model, Params, Task, Update
 from metalearn.outer import num_real
 from metalearn.tree import partition, statistics
+
+PLAIN = optax.sgd(1.0)  # a server that goes where its clients' aggregate says
 
 
 def everything(shared: Params) -> Any:

@@ -9,7 +9,7 @@ import optax
 
 from metalearn.aggregate import weighted_mean
 from metalearn.core import Criterion, InputError, Model, Statistic
-from metalearn.federated.client import Federated, moved, proposal, using
+from metalearn.federated.client import PLAIN, Federated, moved, proposal, using
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import over_clients
@@ -23,7 +23,7 @@ def partial(
     phases: list[tuple[optax.GradientTransformation, str | None, dict]],
     *,
     num_clients: int,
-    server: optax.GradientTransformation | None = None,
+    server: optax.GradientTransformation = PLAIN,
     mapping: Mapping = auto,
     drop_nonfinite: bool = False,
     **options: Any,
@@ -49,7 +49,6 @@ def partial(
         mine, common = split(params, own)
         return proposal(moved(shared, common), task.support, fitted, common), mine
 
-    server = optax.sgd(1.0) if server is None else server
     algorithm = over_clients(
         init, client, weighted_mean(), server, num_clients=num_clients, mapping=mapping, drop_nonfinite=drop_nonfinite
     )
