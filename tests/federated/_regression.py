@@ -102,7 +102,7 @@ ALGORITHMS = {
     "ifca": lambda **o: fl.ifca(*_SGD, num_clusters=2, **o),
     "local_only": lambda **o: fl.local_only(*_SGD, **(_N | o)),
 }
-FAST = ("scaffold", "feddyn", "mime", "ifca")
+FAST = ("scaffold", "ifca")
 
 
 def some_slow(names):

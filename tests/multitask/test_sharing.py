@@ -45,7 +45,7 @@ def targets():
 
 
 @pytest.mark.parametrize(
-    "name", [n if n in ("hard", "ple") else pytest.param(n, marks=pytest.mark.slow) for n in architectures()]
+    "name", [n if n == "hard" else pytest.param(n, marks=pytest.mark.slow) for n in architectures()]
 )
 def test_every_architecture_learns_and_keeps_what_is_own_apart(name):
     model = architectures()[name]
@@ -217,6 +217,7 @@ def test_attention_scales_the_shared_features():
     np.testing.assert_allclose(outputs(model, params)["a"], HEADS["a"].apply(own["head"], before), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_lies_between_attentions_is_shared():
     model = mt.mtan([(LAYER, LAYER), (LAYER, LAYER)], [LAYER, LAYER], HEADS, width=3)
     params = model.init(KEY, X)
