@@ -512,18 +512,6 @@ def test_with_source():
     assert_near(vector(learn(MODEL.init(KEY, None), one, KEY).params), w)
 
 
-@pytest.mark.parametrize("name", some_slow(sorted(ALGORITHMS.keys() - {"perfedavg", "pfedme", "ifca", "fedsgd"})))
-def test_the_order_of_clients_does_not_matter(name):
-    """Minibatches are drawn by a client's id, so the same clients in another order give the same round."""
-    order, algorithm = jnp.array([2, 0, 1]), ALGORITHMS[name](num_epochs=2, batch_size=2)
-    one = run(algorithm, rounds=2)[-1]
-    other = run(algorithm, jax.tree.map(lambda a: a[order], clients()), rounds=2)[-1]
-    for a, b in zip(
-        jax.tree.leaves((one.params, one.table)), jax.tree.leaves((other.params, other.table)), strict=True
-    ):
-        assert_near(a, b)
-
-
 @pytest.mark.slow
 def test_the_first_round_of_scaffold_is_that_of_fedavg():
     """With variates that are zero, and clients with as many examples."""

@@ -130,16 +130,6 @@ def test_the_fixed_point_of_equal_fedavg_is_not_the_optimum():
     assert np.abs(sum(g(w, *data(k)) for k in range(N))).max() > 1e-2  # where the gradient of the mean is not zero
 
 
-def test_a_server_optimizer_of_ones_own():
-    """Heavy ball at the server, over FedAvg's difference."""
-    w, m = START, np.zeros(2)
-    for _ in range(3):
-        m = 0.9 * m + w - sum(P[k] * descend(w, k) for k in range(N))
-        w = w - 0.5 * m
-    algorithm = fl.fedavg(MODEL, criterion, SGD, server=optax.sgd(0.5, 0.9), num_steps=STEPS)
-    assert_near(vector(run(algorithm)[-1].params), w)
-
-
 def test_the_global_model_of_ditto_is_fedavg():
     """Minibatches, late clients and all."""
     options = {"num_epochs": 4, "batch_size": 2, "work": fl.stragglers(0.5, 4)}
@@ -186,7 +176,7 @@ def test_mime_counts_the_dropped_of_both_exchanges():
     assert int(metrics["dropped"]) == int(metrics["dropped_gradients"]) == 1
 
 
-_ORDERED = sorted(ALGORITHMS.keys() - {"fedsgd", "pfedme"})
+_ORDERED = sorted(ALGORITHMS.keys() - {"fedsgd"})
 
 
 @pytest.mark.parametrize("name", [n if n == "scaffold" else pytest.param(n, marks=pytest.mark.slow) for n in _ORDERED])
