@@ -125,7 +125,6 @@ def run(
             newest: dict[str, Any] = {}
             signal, saved = None, time.perf_counter()
             told: set[str] = set()
-            unseen: set[str] | None = None
             while step < num_steps and not signal:
                 count = min(num_steps, *((step // period + 1) * period for period in periods)) - step
                 start = time.perf_counter()
@@ -135,9 +134,7 @@ def run(
                     raise kept.spoiled(bad)
                 step += count
                 means = {name: _mean(values) for name, values in metrics.items()}
-                missing = {name for name in means if name.endswith("/loss") and np.isnan(means[name]).all()}
-                unseen = missing if unseen is None else unseen & missing
-                empty = _without_data(unseen, step) if step >= min(_SOON, num_steps) else None
+                empty = _without_data(history, means, step) if step >= min(_SOON, num_steps) else None
                 for kind, sentence in (("apart", _far_apart(means)), ("empty", empty)):
                     if sentence and kind not in told and processes.leads():
                         told.add(kind)
@@ -329,8 +326,15 @@ def _far_apart(means: Mapping[str, Any]) -> str | None:
     )
 
 
-def _without_data(unseen: set[str], step: int) -> str | None:
-    names = ", ".join(sorted(name.removesuffix("/loss") for name in unseen))
+def _without_data(history: list[logs.Record], means: Mapping[str, Any], step: int) -> str | None:
+    """One sentence where a task's loss has never been measured, before a resume neither."""
+
+    def measured(value):
+        return not np.isnan(np.asarray(value, float)).all()
+
+    missing = [name for name, value in means.items() if name.endswith("/loss") and not measured(value)]
+    never = [n for n in missing if not any(measured(line.get(f"train/{n}", np.nan)) for line in history)]
+    names = ", ".join(name.removesuffix("/loss") for name in never)
     return f"{step} steps without an example of {names}, of which nothing is learned." if names else None
 
 

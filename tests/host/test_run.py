@@ -574,6 +574,16 @@ def test_losses_far_apart_are_named(capfd):
         assert "far apart" not in capfd.readouterr().err
 
 
+def test_a_task_seen_before_a_resume_is_not_named(tmp_path, capfd):
+    def early(state, batch, key):
+        state, metrics = step(state, batch, key)
+        return state, metrics | {"a/loss": 1.0, "b/loss": jnp.where(state["count"] == 3, 1.0, jnp.nan)}
+
+    for steps in (10, 20):
+        quiet(steps, algorithm=Algorithm(init, early), log_every=5, folder=tmp_path)
+    assert "without an example" not in capfd.readouterr().err
+
+
 def test_a_task_without_an_example_is_named(capfd):
     def seen_at(step_of_b):
         def told(state, batch, key):
