@@ -24,7 +24,7 @@ from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import gradient, over_clients
 from metalearn.penalty import linear
-from metalearn.tree import partition
+from metalearn.tree import merge, partition
 
 
 def scaffold(
@@ -67,11 +67,8 @@ def scaffold(
         fitted = learn(params, task.support, key, penalty_state=correction)
         change = moved(params, fitted.params)
         if option == 1:
-            new = jax.tree.map(
-                lambda g, trained: jnp.zeros_like(g) if trained is None else g,
-                full(params, task, key).direction, partition(params, options.get("where"))[0],
-                is_leaf=lambda leaf: leaf is None,
-            )  # fmt: skip
+            # what is frozen needs no control
+            new = merge(partition(full(params, task, key).direction, options.get("where"))[0], zeros(params))
         else:
             scale = 1 / (jnp.maximum(fitted.steps, 1) * rate)
             worked = fitted.steps > 0  # who did no step has learned nothing about its gradient

@@ -398,6 +398,16 @@ def test_the_head_alone_with_a_mixture_variates_or_personal_models():
 
 
 @pytest.mark.slow
+def test_scaffolds_first_option_leaves_running_statistics_alone():
+    model, tasks = ml.from_linen(ml.nets.BatchNorm(running=True)), clients((4, 4, 4))
+    x, y = (jnp.asarray(a[..., None], jnp.float32) for a in (tasks.support.x, tasks.support.y))
+    tasks = tasks._replace(support=Batch(x, y))
+    algorithm = fl.scaffold(model, ml.squared_error, RATE, num_clients=N, option=1, num_steps=2)
+    state, metrics = jax.jit(algorithm.step)(algorithm.init(KEY, tasks), tasks, KEY)
+    assert np.isfinite(metrics["loss"]) and all(np.any(leaf) for leaf in jax.tree.leaves(state.params["control"]))
+
+
+@pytest.mark.slow
 def test_the_loss_of_apfl_is_that_of_the_global_model():
     state = fl.apfl(MODEL, criterion, SGD, num_clients=N, num_steps=1).init(KEY, clients())
     _, metrics = fl.apfl(MODEL, criterion, SGD, num_clients=N, num_steps=1).step(state, clients(), KEY)
