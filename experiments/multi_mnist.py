@@ -105,6 +105,7 @@ def problem(s: Settings):
         train=batch(train, rest),
         validation=batch(train, validation),
         test=batch(test, np.arange(len(test.left))),
+        in_turn=True,
     )
 
 

@@ -55,6 +55,12 @@ def test_seeds_along_one_axis_and_tasks_along_the_other(mesh):
     assert_close((state.params, losses), (expected[0].params, expected[1]), rtol=1e-4, atol=1e-5)
 
 
+def test_seeds_over_a_mesh_are_mapped_by_it():
+    keys = ml.spread_seeds(jax.random.split(KEY, 8), _mesh(seeds=8))
+    with pytest.raises(ml.InputError, match="trained at once"):
+        ml.run(_algorithm(ml.vmapped()), TASKS, 1, key=keys, mapping=ml.scanned(), progress=False)
+
+
 def test_seeds_must_fill_the_axis():
     keys = jax.vmap(jax.random.key)(jnp.arange(3))
     with pytest.raises(ml.InputError, match=r"shape \(3,\); expected \[S\] with S a multiple of the 8 devices"):

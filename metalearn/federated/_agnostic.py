@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from metalearn.aggregate import mean, parts
-from metalearn.core import Criterion, InputError, Model
-from metalearn.federated.client import PLAIN, Federated, changes, moved, proposal, shared_params, using
+from metalearn.core import Aggregator, Criterion, InputError, Model
+from metalearn.federated.client import EQUALLY, PLAIN, Federated, changes, moved, proposal, shared_params, using
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import over_tasks
@@ -22,6 +22,7 @@ def agnostic(
     mixture_rate: float | jax.Array,
     num_clients: int,
     server: optax.GradientTransformation = PLAIN,
+    aggregator: Aggregator = EQUALLY,
     mapping: Mapping = auto,
     drop_nonfinite: bool = False,
     **options: Any,
@@ -62,7 +63,7 @@ def agnostic(
     algorithm = over_tasks(
         init,
         task_fn,
-        parts({"params": mean(), "mixture": mean()}),
+        parts({"params": aggregator, "mixture": mean()}),
         servers,
         mapping=mapping,
         drop_nonfinite=drop_nonfinite,

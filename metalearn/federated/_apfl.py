@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metalearn.aggregate import mean
-from metalearn.core import Aux, Criterion, Model
-from metalearn.federated.client import PLAIN, Federated, changes, moved, proposal, using, within
+from metalearn.core import Aggregator, Aux, Criterion, Model
+from metalearn.federated.client import EQUALLY, PLAIN, Federated, changes, moved, proposal, using, within
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import over_clients
@@ -24,6 +23,7 @@ def apfl(
     mixture: float = 0.5,
     adaptive: bool = True,
     server: optax.GradientTransformation = PLAIN,
+    aggregator: Aggregator = EQUALLY,
     mapping: Mapping = auto,
     drop_nonfinite: bool = False,
     **options: Any,
@@ -63,7 +63,7 @@ def apfl(
         return update._replace(loss=update.loss - update.metrics["personal_loss"]), own
 
     algorithm = over_clients(
-        init, client, mean(), server, num_clients=num_clients, mapping=mapping, drop_nonfinite=drop_nonfinite
+        init, client, aggregator, server, num_clients=num_clients, mapping=mapping, drop_nonfinite=drop_nonfinite
     )
     return Federated(
         *algorithm,

@@ -5,9 +5,8 @@ from typing import Any
 import jax
 import optax
 
-from metalearn.aggregate import weighted_mean
-from metalearn.core import Criterion, Model
-from metalearn.federated.client import PLAIN, Federated, changes, using
+from metalearn.core import Aggregator, Criterion, Model
+from metalearn.federated.client import BY_EXAMPLES, PLAIN, Federated, changes, using
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import difference, over_clients
@@ -23,6 +22,7 @@ def ditto(
     num_clients: int,
     personal: optax.GradientTransformation | None = None,
     server: optax.GradientTransformation = PLAIN,
+    aggregator: Aggregator = BY_EXAMPLES,
     mapping: Mapping = auto,
     drop_nonfinite: bool = False,
     **options: Any,
@@ -46,7 +46,7 @@ def ditto(
         return train(shared, task, key), own(row, task.support, key, penalty_state=anchor).params
 
     algorithm = over_clients(
-        init, client, weighted_mean(), server, num_clients=num_clients, mapping=mapping, drop_nonfinite=drop_nonfinite
+        init, client, aggregator, server, num_clients=num_clients, mapping=mapping, drop_nonfinite=drop_nonfinite
     )
     own_model = using(model, lambda shared, row, support, key: row)
     return Federated(*algorithm, own_model, up=lambda shared: changes(shared, options.get("where")))

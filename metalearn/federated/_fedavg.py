@@ -6,10 +6,9 @@ from typing import Any
 
 import optax
 
-from metalearn.aggregate import weighted_mean
 from metalearn.core import Aggregator, Criterion, Model
 from metalearn.federated._stragglers import in_time
-from metalearn.federated.client import PLAIN, Federated, changes, from_model, shared_model, using
+from metalearn.federated.client import BY_EXAMPLES, PLAIN, Federated, changes, from_model, shared_model, using
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import difference, gradient, over_tasks
@@ -21,7 +20,7 @@ def fedavg(
     optimizer: optax.GradientTransformation,
     *,
     server: optax.GradientTransformation = PLAIN,
-    aggregator: Aggregator | None = None,
+    aggregator: Aggregator = BY_EXAMPLES,
     init: Callable | None = None,
     mapping: Mapping = auto,
     drop_nonfinite: bool = False,
@@ -52,7 +51,7 @@ def fedavg(
     algorithm = over_tasks(
         init or from_model(model),
         task_fn,
-        aggregator or weighted_mean(),
+        aggregator,
         server,
         mapping=mapping,
         drop_nonfinite=drop_nonfinite,
@@ -66,6 +65,7 @@ def fedsgd(
     criterion: Criterion,
     server: optax.GradientTransformation,
     *,
+    aggregator: Aggregator = BY_EXAMPLES,
     init: Callable | None = None,
     mapping: Mapping = auto,
     drop_nonfinite: bool = False,
@@ -73,6 +73,6 @@ def fedsgd(
     """One full-batch gradient a client and round: w ← w - η Σ_k (n_k / n) ∇F_k(w), for `server=optax.sgd(η)`."""
     task_fn = gradient(supervised(model, criterion))
     algorithm = over_tasks(
-        init or from_model(model), task_fn, weighted_mean(), server, mapping=mapping, drop_nonfinite=drop_nonfinite
+        init or from_model(model), task_fn, aggregator, server, mapping=mapping, drop_nonfinite=drop_nonfinite
     )
     return Federated(*algorithm, using(model, shared_model))

@@ -19,7 +19,7 @@ def fedbn(
 ) -> Federated:
     """Normalisation layers, their running statistics included, stay with the client; all else is averaged.
 
-    Deviation: clients are weighed by their examples, where the paper's mean is plain. Options are `num_clients`,
-    `server`, `mapping`, `drop_nonfinite` and those of `inner.fit`.
+    Deviation: clients are weighed by their examples, where the paper's mean is plain, `aggregator=mean()`. Options are
+    `num_clients`, `server`, `aggregator`, `mapping`, `drop_nonfinite` and those of `inner.fit`.
     """
     return partial(model, criterion, own, [(optimizer, None, {})], **options)

@@ -2,9 +2,8 @@
 
 import optax
 
-from metalearn.aggregate import weighted_mean
-from metalearn.core import Criterion, Learner
-from metalearn.federated.client import Federated
+from metalearn.core import Aggregator, Criterion, Learner
+from metalearn.federated.client import BY_EXAMPLES, Federated
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import episodic, over_tasks
 
@@ -14,6 +13,7 @@ def perfedavg(
     criterion: Criterion,
     server: optax.GradientTransformation,
     *,
+    aggregator: Aggregator = BY_EXAMPLES,
     mapping: Mapping = auto,
     drop_nonfinite: bool = False,
 ) -> Federated:
@@ -21,12 +21,13 @@ def perfedavg(
 
     `client` is any learner: `gradient_learner(…)`, or with `first_order=True` the paper's first-order variant. Clients
     need a support and a query set. Deviations: one meta-step a round (the paper's τ = 1); both sets are used whole,
-    instead of independent batches of them; clients are weighed by their examples, where the paper's mean is plain.
+    instead of independent batches of them; clients are weighed by their examples, where the paper's mean is plain,
+    `aggregator=mean()`.
     """
     algorithm = over_tasks(
         client.init,
         episodic(client, criterion),
-        weighted_mean(),
+        aggregator,
         server,
         mapping=mapping,
         drop_nonfinite=drop_nonfinite,

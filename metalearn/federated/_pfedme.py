@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metalearn.aggregate import mean
-from metalearn.core import Aux, Criterion, Model
-from metalearn.federated.client import PLAIN, Federated, above_zero, at_least_one, changes, from_model, using
+from metalearn.core import Aggregator, Aux, Criterion, Model
+from metalearn.federated.client import EQUALLY, PLAIN, Federated, above_zero, at_least_one, changes, from_model, using
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import difference, over_tasks
@@ -25,6 +24,7 @@ def pfedme(
     strength: float | jax.Array,
     personal_steps: int,
     server: optax.GradientTransformation = PLAIN,
+    aggregator: Aggregator = EQUALLY,
     mapping: Mapping = auto,
     drop_nonfinite: bool = False,
     **options: Any,
@@ -53,7 +53,7 @@ def pfedme(
 
     client = fit(envelope, optax.sgd(rate), **options)
     algorithm = over_tasks(
-        from_model(model), difference(client), mean(), server, mapping=mapping, drop_nonfinite=drop_nonfinite
+        from_model(model), difference(client), aggregator, server, mapping=mapping, drop_nonfinite=drop_nonfinite
     )
 
     def chosen(shared, row, support, key):

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metalearn.aggregate import mean, parts, total
-from metalearn.core import Criterion, InputError, Model
+from metalearn.aggregate import parts, total
+from metalearn.core import Aggregator, Criterion, InputError, Model
 from metalearn.federated.client import (
+    EQUALLY,
     PLAIN,
     Federated,
     above_zero,
@@ -35,6 +36,7 @@ def scaffold(
     num_clients: int,
     option: int = 2,
     server: optax.GradientTransformation = PLAIN,
+    aggregator: Aggregator = EQUALLY,
     mapping: Mapping = auto,
     drop_nonfinite: bool = False,
     **options: Any,
@@ -49,6 +51,7 @@ def scaffold(
       rate: η of the clients' SGD, which option 2 divides by.
       num_clients: N. A client's control variate is its row of the table, found by `task.id`.
       server: by default SGD with η_g = 1.
+      aggregator: of the models' changes; those of the control variates are always summed.
       options: those of `inner.fit`: `num_epochs` or `num_steps`, `batch_size`, …
     """
     if option not in (1, 2):
@@ -80,7 +83,7 @@ def scaffold(
         *over_clients(
             init,
             client,
-            parts({"params": mean(), "control": total(1 / num_clients)}),
+            parts({"params": aggregator, "control": total(1 / num_clients)}),
             optax.partition(
                 {"params": server, "control": PLAIN},
                 {"params": "params", "control": "control"},

@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metalearn.aggregate import mean, weighted_mean
 from metalearn.core import Batch, InputError, Key, Learner, Metrics, Model, Params, Task, Update
 from metalearn.outer import num_real
 from metalearn.tree import partition, statistics
 
 PLAIN = optax.sgd(1.0)  # a server that goes where its clients' aggregate says
+BY_EXAMPLES, EQUALLY = weighted_mean(), mean()  # how what clients changed becomes one change
 
 
 def everything(shared: Params) -> Any:

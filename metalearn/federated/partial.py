@@ -7,9 +7,8 @@ from typing import Any
 import jax
 import optax
 
-from metalearn.aggregate import weighted_mean
-from metalearn.core import Criterion, InputError, Model, Statistic
-from metalearn.federated.client import PLAIN, Federated, moved, proposal, using
+from metalearn.core import Aggregator, Criterion, InputError, Model, Statistic
+from metalearn.federated.client import BY_EXAMPLES, PLAIN, Federated, moved, proposal, using
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import over_clients
@@ -24,6 +23,7 @@ def partial(
     *,
     num_clients: int,
     server: optax.GradientTransformation = PLAIN,
+    aggregator: Aggregator = BY_EXAMPLES,
     mapping: Mapping = auto,
     drop_nonfinite: bool = False,
     **options: Any,
@@ -50,7 +50,7 @@ def partial(
         return proposal(moved(shared, common), task.support, fitted, common), mine
 
     algorithm = over_clients(
-        init, client, weighted_mean(), server, num_clients=num_clients, mapping=mapping, drop_nonfinite=drop_nonfinite
+        init, client, aggregator, server, num_clients=num_clients, mapping=mapping, drop_nonfinite=drop_nonfinite
     )
     return Federated(*algorithm, using(model, lambda shared, row, support, key: merge(row, shared)))
 

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metalearn import mapping as ways
 from metalearn.core import Algorithm, InputError, Key, Metrics
 from metalearn.host import checkpoint, interrupts, keys, lock, logs, processes, provenance
 from metalearn.host.progress import shown
@@ -37,6 +38,7 @@ def run(
     num_steps: int,
     *,
     key: Key,
+    mapping: ways.Mapping | None = None,
     evaluate: Callable[[Any, Key], Metrics] | None = None,
     every: int | None = None,
     log_every: int = 100,
@@ -60,6 +62,8 @@ def run(
       num_steps: how many steps the state has behind it in the end.
       key: a typed key, or `[S]` keys: then S seeds are trained at once, every leaf of the state has a leading `[S]`
         and every logged value is a list of S.
+      mapping: of the seeds, all at once unless given. `scanned()` trains them in turn within each step, which takes the
+        memory of one and is the faster for networks of convolutions on a CPU.
       evaluate: `(state, key) -> metrics`, compiled here; called after every `every` steps and after the last.
       every: steps between evaluations; None means only after the last.
       log_every: steps averaged in one record. Steps run in compiled chunks of at most this many.
@@ -95,7 +99,7 @@ def run(
     num_steps, log_every, keep = _count("num_steps", num_steps), _count("log_every", log_every), _count("keep", keep)
     checkpoint_every = every if checkpoint_every is None else _count("checkpoint_every", checkpoint_every)
     _check_key(key)
-    compiled = programs(algorithm, sample, evaluate, key, log_every)
+    compiled = programs(algorithm, sample, evaluate, key, log_every, mapping)
     score = _scoring(best, compiled.evaluated)
 
     with contextlib.ExitStack() as held:

@@ -16,8 +16,8 @@ import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from metalearn.core import Algorithm, Key, Metrics
-from metalearn.mapping import contains_convolution, equations
+from metalearn.core import Algorithm, InputError, Key, Metrics
+from metalearn.mapping import Mapping, contains_convolution, equations, vmapped
 
 INIT = 2**32 - 1
 EVALUATE = 2**32 - 2
@@ -33,13 +33,15 @@ class Programs(NamedTuple):
     evaluate: Callable[[Any, Key], Metrics]
 
 
-def programs(algorithm: Algorithm, sample: Any, evaluate: Any, key: Key, longest: int) -> Programs:
+def programs(
+    algorithm: Algorithm, sample: Any, evaluate: Any, key: Key, longest: int, mapping: Mapping | None = None
+) -> Programs:
     """Compiles `init(key) -> state`, `advance(state, key, start, count) -> (state, metrics[count, ...])` for any
     `count <= longest`, which consumes the state, and `evaluate(state, key) -> metrics`; lazily, each at its first use.
 
-    With `[S]` keys all of them are mapped over a leading axis of the state and the metrics. A `sample` that carries
-    its data as leaves (`jax.tree_util.Partial`) is an argument of what is compiled: closed over, its data would become
-    a constant of every program.
+    With `[S]` keys all of them are mapped over a leading axis of the state and the metrics, at once or by `mapping`. A
+    `sample` that carries its data as leaves (`jax.tree_util.Partial`) is an argument of what is compiled: closed over,
+    its data would become a constant of every program.
     """
     passed = sample if isinstance(sample, jax.tree_util.Partial) else jax.tree_util.Partial(sample)
 
@@ -57,11 +59,8 @@ def programs(algorithm: Algorithm, sample: Any, evaluate: Any, key: Key, longest
         return _summary(evaluate(state, jax.random.fold_in(key, np.uint32(EVALUATE))))
 
     if key.ndim:
-        # keys that are spread over a mesh axis take what is computed with them along
-        axes = getattr(key.sharding, "spec", None) or (None,)
-        over = functools.partial(jax.vmap, spmd_axis_name=axes[0])
-        init, one = over(init, in_axes=(None, 0)), over(one, in_axes=(None, 0, 0, None))
-        validation = over(validation)
+        over = _over_seeds(key, mapping)
+        init, one, validation = over(init, (None, 0)), over(one, (None, 0, 0, None)), over(validation, (0, 0))
     # `one` is traced once: the two uses below share the jaxpr that jit remembers.
     init, one, validation = jax.jit(init), jax.jit(one), jax.jit(validation)
     shapes_of_state = jax.eval_shape(init, passed, key)
@@ -132,6 +131,30 @@ def programs(algorithm: Algorithm, sample: Any, evaluate: Any, key: Key, longest
         return jax.tree.map(everywhere, init(passed, key))
 
     return Programs(like, evaluated, begin, advance, validation)
+
+
+def _over_seeds(key: Key, mapping: Mapping | None) -> Callable[[Callable, tuple], Callable]:
+    """`over(fn, in_axes)` as `jax.vmap`, by a mapping."""
+    # keys that are spread over a mesh axis take what is computed with them along
+    axis = (getattr(key.sharding, "spec", None) or (None,))[0]
+    if axis is not None:
+        if mapping is not None:
+            raise InputError("mapping: seeds that are spread over a mesh are trained at once; leave it out")
+        return functools.partial(jax.vmap, spmd_axis_name=axis)
+
+    def over(fn, in_axes):
+        def mapped(*args):
+            def each(shared, own):
+                common, mine = iter(shared), iter(own)
+                return (), fn(*(next(common if where is None else mine) for where in in_axes)), ()
+
+            shared = tuple(arg for arg, where in zip(args, in_axes, strict=True) if where is None)
+            own = tuple(arg for arg, where in zip(args, in_axes, strict=True) if where is not None)
+            return (mapping or vmapped())(each, shared, own)[1]
+
+        return mapped
+
+    return over
 
 
 def _strong(tree: Any) -> Any:

@@ -72,3 +72,18 @@ def test_a_stacked_aggregator_sees_everything_and_equals_the_sum_where_it_does_t
     assert seen["weights"].shape == seen["losses"].shape == (3,) and seen["key"] is not None
     assert seen["params"]["w"].shape == (2, 1)
     assert_close(moved(ml.stacked(ml.mean().update)), moved(ml.mean()), rtol=1e-6, atol=1e-7)
+
+
+def test_parts_are_aggregated_each_in_its_own_way_whether_they_are_sums_or_not():
+    median = ml.stacked(lambda u, state, params=None, **_: (jnp.median(u, 0) + params, state + 1), lambda params: 0)
+    updates = {"a": jnp.array([[1.0], [5.0], [3.0]]), "b": jnp.array([1.0, 2.0, 9.0])}
+    weights, params = jnp.array([1.0, 1.0, 2.0]), {"a": jnp.array([10.0]), "b": jnp.array(0.0)}
+    both = ml.aggregate.parts({"a": median, "b": ml.weighted_mean()})
+    assert both.each is None
+    found, state = both.update(updates, both.init(params), params, weights=weights)
+    assert_close(found, {"a": jnp.array([13.0]), "b": jnp.array(5.25)})
+    assert state == {"a": 1, "b": ()}
+    sums = ml.aggregate.parts({"a": ml.mean(), "b": ml.weighted_mean()})
+    assert sums.each is not None
+    found, _ = sums.update(updates, sums.init(params), params, weights=weights)
+    assert_close(found, {"a": jnp.array([3.0]), "b": jnp.array(5.25)})

@@ -78,9 +78,10 @@ P = np.array(SIZES) / sum(SIZES)
 SGD = optax.sgd(RATE)
 
 _RATE, _SGD, _N = (MODEL, criterion, RATE), (MODEL, criterion, SGD), {"num_clients": N}
+SERVERS = ("aggregator", "drop_nonfinite", "mapping")  # what is not an option of the clients' training
 TABLES = ("scaffold", "feddyn", "agnostic", "ditto", "apfl", "fedper", "fedrep", "fedbn", "local_only")
 ALGORITHMS = {
-    "fedsgd": lambda **o: fl.fedsgd(*_SGD, **{n: v for n, v in o.items() if n in ("drop_nonfinite", "mapping")}),
+    "fedsgd": lambda **o: fl.fedsgd(*_SGD, **{n: v for n, v in o.items() if n in SERVERS}),
     "fedavg": lambda **o: fl.fedavg(*_SGD, **o),
     "fedprox": lambda **o: fl.fedprox(*_SGD, strength=0.5, **o),
     "scaffold": lambda **o: fl.scaffold(*_RATE, **(_N | o)),
@@ -90,8 +91,10 @@ ALGORITHMS = {
     "mimelite": lambda **o: fl.mime(MODEL, criterion, optax.adam(RATE), lite=True, **o),
     "agnostic": lambda **o: fl.agnostic(*_SGD, mixture_rate=0.05, **(_N | o)),
     "qffl": lambda **o: fl.qffl(*_RATE, fairness=1.0, **o),
-    "perfedavg": lambda drop_nonfinite=False, mapping=ml.auto, **o: fl.perfedavg(
-        ml.gradient_learner(*_SGD, **o), criterion, optax.sgd(1.0), drop_nonfinite=drop_nonfinite, mapping=mapping
+    "perfedavg": lambda **o: fl.perfedavg(
+        ml.gradient_learner(*_SGD, **{n: v for n, v in o.items() if n not in SERVERS}),
+        *(criterion, optax.sgd(1.0)),
+        **{n: v for n, v in o.items() if n in SERVERS},
     ),
     "pfedme": lambda **o: fl.pfedme(*_SGD, 0.2, strength=2.0, personal_steps=2, **o),
     "ditto": lambda **o: fl.ditto(*_SGD, strength=0.5, **(_N | o)),

@@ -25,9 +25,10 @@ from _regression import (
     f,
     g,
     run,
+    some_slow,
     vector,
 )  # fmt: skip
-from _toys import float64
+from _toys import assert_close, float64
 from test_algorithms import _onto_simplex
 
 import metalearn as ml
@@ -116,6 +117,30 @@ def test_fedavg_with_equal_weights_is_reptile():
     assert_near(vector(equal.params), vector(_model(run(reptile)[-1].params)))
     weighted = run(fl.fedavg(MODEL, criterion, SGD, num_steps=STEPS))[-1]
     assert np.abs(vector(weighted.params) - vector(equal.params)).max() > 1e-3
+
+
+AVERAGED = ("fedsgd", "fedavg", "fedprox", "scaffold", "agnostic", "perfedavg", "pfedme", "ditto", "apfl", "fedper")
+
+
+@pytest.mark.parametrize("name", some_slow((*AVERAGED, "fedbn")))
+def test_an_aggregator_of_ones_own(name):
+    """One that takes the first client's change and leaves the others': a round in which that one is alone."""
+
+    def first(updates, state, params=None, **given):
+        return jax.tree.map(lambda u: u[0], updates), state
+
+    options = {} if name == "fedsgd" else {"num_steps": STEPS}
+    query = name == "perfedavg"
+    ours = ALGORITHMS[name](aggregator=agg.stacked(first), **options)
+    alone, everyone = ALGORITHMS[name](**options), clients(query=query)
+    found, expected = (
+        run(algorithm, tasks, rounds=1)[-1].params
+        for algorithm, tasks in ((ours, everyone), (alone, clients((4, 0, 0), query=query)))
+    )
+    usual = run(alone, everyone, rounds=1)[-1].params
+    found, expected, usual = (p["params"] if name in ("scaffold", "agnostic") else p for p in (found, expected, usual))
+    assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    assert max(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.abs(a - b).max(), found, usual))) > 1e-3
 
 
 def _model(params):

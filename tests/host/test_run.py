@@ -21,6 +21,7 @@ from metalearn.core import Algorithm, InputError, Statistic
 from metalearn.host import checkpoint, lock, logs
 from metalearn.host._run import NonFiniteLoss, run
 from metalearn.host.steps import EVALUATE, INIT
+from metalearn.mapping import scanned
 
 OPTIMIZER = optax.adam(0.05)
 
@@ -150,9 +151,17 @@ def test_nothing_is_traced_twice():
     assert counts == {"init": 1, "step": 0, "sample": 2, "evaluate": 1}  # init and step sample
 
 
-def test_seeds_at_once_are_each_their_own_run():
-    keys = jax.random.split(jax.random.key(3), 3)
-    state, history = quiet(10, key=keys, evaluate=evaluate, every=5, log_every=5)
+@pytest.mark.parametrize("way", ["at once", "in turn"])
+def test_seeds_are_each_their_own_run(way):
+    keys, mapped = jax.random.split(jax.random.key(3), 3), []
+
+    def in_turn(fn, shared, xs):
+        mapped.append(len(jax.tree.leaves(xs)[0]))
+        return scanned()(fn, shared, xs)
+
+    mapping = in_turn if way == "in turn" else None
+    state, history = quiet(10, key=keys, evaluate=evaluate, every=5, log_every=5, mapping=mapping)
+    assert mapped == ([] if mapping is None else [3, 3, 3])  # what begins, what steps and what evaluates
     for s, seed in enumerate(keys):
         alone, history_alone = quiet(10, key=seed, evaluate=evaluate, every=5, log_every=5)
         chex.assert_trees_all_close(state["params"][s], alone["params"], rtol=1e-5)
