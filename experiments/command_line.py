@@ -4,7 +4,6 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 UNOPTIMISED = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -64,8 +63,9 @@ def _prepare_jax(devices: int) -> None:
     import jax
 
     if not jax.config.jax_compilation_cache_dir:
-        cache = Path(os.environ.get("METALEARN_CACHE", Path.home() / ".cache" / "metalearn"))
-        jax.config.update("jax_compilation_cache_dir", str(cache / "compiled"))
+        from metalearn.data._cache import cache_folder
+
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     if devices > 1:

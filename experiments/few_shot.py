@@ -16,6 +16,7 @@ from experiments.command_line import imported, nearest
 from experiments.devices import spread
 from metalearn.core import Algorithm, Criterion, InputError, Learner, Model, Params, TaskFn
 from metalearn.report import Row, diverging, print_table, read_results, report, write_results
+from metalearn.report.results import write_whole
 
 METHODS = ("maml", "fomaml", "anil", "meta_sgd", "reptile", "protonet", "finetune", "scratch")
 TITLES = {
@@ -24,6 +25,7 @@ TITLES = {
     "protonet": ("ProtoNet", "snell2017prototypical"), "finetune": ("Fine-tuning", "chen2019closer"),
     "scratch": ("From scratch", None),
 }  # fmt: skip
+TUNED = "tuned.json"  # what validation chose after training
 _VALIDATION, _TEST = 1, 2  # keys of the validation and test tasks: the same whatever the seed and the method
 
 
@@ -259,6 +261,10 @@ def tuned(s: Any, problem: Problem, params: Sequence[Params]) -> Any:
     best = s.tuned_rates[int(np.nanargmin(losses))]
     found = ", ".join(f"{rate:g}: {value:.4g}" for rate, value in zip(s.tuned_rates, losses))
     print(f"{title(s.method)}: inner rate {best:g}, by validation loss ({found})")
+    Path(s.folder).mkdir(parents=True, exist_ok=True)
+    tried = {f"{rate:g}": float(value) if np.isfinite(value) else None for rate, value in zip(s.tuned_rates, losses)}
+    text = json.dumps({"inner_rate": best, "validation_loss": tried}, indent=1)
+    write_whole(Path(s.folder) / TUNED, f"{text}\n".encode())
     return replace(s, inner_rate=best)
 
 
@@ -308,10 +314,12 @@ def _own(name: str, model: Model, criterion: Criterion) -> Learner:
 
 
 def settings_of(folder: str | Path, kind: type) -> Any:
-    """The settings that a run folder was made with."""
-    path = Path(folder) / "config.json"
+    """The settings that a run folder was made with, the inner rate that validation tasks chose among them."""
+    path, chosen = Path(folder) / "config.json", Path(folder) / TUNED
     try:
         values = json.loads(path.read_text())
+        if chosen.exists():
+            values["inner_rate"] = json.loads(chosen.read_text())["inner_rate"]
         fields = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         return kind(**{**fields, "folder": str(folder)})
     except FileNotFoundError:

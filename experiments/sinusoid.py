@@ -11,7 +11,7 @@ Expected: mean squared error after one adaptation step, 600 unseen waves, 70,000
 Weights begin as LeCun normal draws; the MAML paper's code draws them with deviation .01 instead.
 
 A table of error against adaptation steps, adapted fits drawn, logs and checkpoints go to the run folder; the same
-command resumes. `--methods some.module:function` adds a learner of your own: `function(model, criterion) -> Learner`.
+command resumes. `--method some.module:function` takes a learner of your own: `function(model, criterion) -> Learner`.
 """
 
 from dataclasses import dataclass

@@ -74,7 +74,7 @@ def methods(size: Size, batch: Batch) -> list[Contender]:
         "IMTL-G": agg.imtl_g(), "UPGrad": agg.upgrad(), "DualProj": agg.dualproj(), "PCGrad": agg.pcgrad(),
         "GradVac": agg.gradvac(count), "CAGrad": agg.cagrad(), "MGDA": agg.mgda(), "Nash-MTL": agg.nash(),
         "FairGrad": agg.fairgrad(), "Aligned-MTL": agg.aligned(), "ConFIG": agg.config(),
-        "GradNorm": agg.gradnorm(count, learned), "ExcessMTL, keeps K·P": agg.excess(count, 0.01),
+        "GradNorm": agg.gradnorm(count, learned), "ExcessMTL, keeps K·P": agg.excess(count),
         "GradDrop, of the whole Jacobian": agg.graddrop(),
     }  # fmt: skip
     builds = {"equal weighting": _by(ml.mean())} | {f"{name}, of losses": _by(a) for name, a in from_losses.items()}

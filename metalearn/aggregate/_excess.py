@@ -20,7 +20,7 @@ class Excess(NamedTuple):
     logits: jax.Array
 
 
-def excess(num_tasks: int, rate: float | jax.Array = 1.0) -> Aggregator:
+def excess(num_tasks: int, rate: float | jax.Array = 0.01) -> Aggregator:
     """w_k ← w_k exp(η e_k), scaled to sum to K, e_k being task k's excess risk over what it was at first.
 
     The excess risk, what a loss still has to fall, is estimated to second order with a diagonal Hessian from the

@@ -15,7 +15,8 @@ def graddrop(leak: float | jax.Array = 0.0) -> Aggregator:
     Positive ones stay with probability P = ½ (1 + Σ_k g_k / Σ_k |g_k|), negative ones otherwise; of what is dropped the
     share `leak` (a number, or one for each task) stays. Convention: a sum. Needs a key. The paper applies it to the
     gradient at the shared representation, which is `at="features"` in `over_losses`; deviation: there every example
-    draws a sign of its own, where the paper draws one for the batch, from its sum.
+    draws a sign of its own, where the paper draws one for the batch, from its sum over examples times the
+    sign of the activation; nothing is scaled back to the norm before.
     """
 
     def update(updates, state, params=None, *, weights=None, losses=None, key=None):

@@ -21,8 +21,9 @@ def mgda(normalise: str = "none") -> Aggregator:
 
     With s = 1 no task's loss grows along -u, to first order, and u is zero exactly where no such direction exists.
     `normalise` gives s: "none" (1), "l2" (the norm), "loss", or "loss+" (loss times norm), as in the authors' code,
-    which used "loss+" for MultiMNIST; the weights found so apply to the gradients as they are, and with any s but 1 a
-    loss may grow. Convention: weights sum to 1.
+    which has "none" for MultiMNIST and "loss+" for CelebA; the weights found so apply to the gradients as they are, and
+    with any s but 1 a loss may grow. Convention: weights sum to 1. In `over_losses` heads see their own losses
+    unweighed, where the authors' code weighs them too.
 
     The program is solved exactly rather than by Frank-Wolfe. In `over_losses` with `at="features"` this is MGDA-UB.
     """

@@ -8,7 +8,7 @@ from metalearn.core import InputError
 from metalearn.data._cache import cached
 
 _HOW = (
-    "prepare it once with `pip install 'metalearn[prepare]'` and `tfds build mnist --file_format=array_record`, "
+    "prepare it once with `pip install -e '.[prepare]'` and `tfds build mnist --file_format=array_record`, "
     "or set TFDS_DATA_DIR to the folder that holds a prepared mnist"
 )
 

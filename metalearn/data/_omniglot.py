@@ -12,7 +12,7 @@ from metalearn.data.images import ClassImages, Splits, select_classes, split_cla
 
 _NUM_CLASSES, _NUM_IMAGES, _NUM_BACKGROUND = 1623, 20, 964
 _HOW = (
-    "prepare it once with `pip install 'metalearn[prepare]'` and `tfds build omniglot --file_format=array_record`, "
+    "prepare it once with `pip install -e '.[prepare]'` and `tfds build omniglot --file_format=array_record`, "
     "or set TFDS_DATA_DIR to the folder that holds a prepared omniglot"
 )
 

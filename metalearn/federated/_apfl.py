@@ -32,7 +32,8 @@ def apfl(
 
     w ← w - η ∇F(w);  v ← v - η α ∇F(v̄);  α ← α - η ⟨∇F(v̄), v - w⟩, kept within [0, 1]. v and α are the client's row,
     which begins at the global model and `mixture`; `adaptive=False` keeps α. At the end v̄ is made with the server's w.
-    Deviation: α is projected after a round, and within it wherever it is used.
+    Deviations: α is projected after a round, and within it wherever it is used. The authors' code mixes outputs in
+    place of parameters, and moves α once a round, with .02 α added to its gradient.
     """
     within("mixture", mixture, 0, 1)
     loss = supervised(model, criterion)

@@ -30,7 +30,8 @@ def ditto(
     """FedAvg, and beside it every client trains v_k on F_k(v) + (λ / 2) ‖v - w‖², with λ = `strength`.
 
     v_k is the client's row of the table; w is the global model of the round's beginning. The global model is that of
-    FedAvg, whatever λ. `personal` is the optimizer of v_k, by default `optimizer`.
+    FedAvg, whatever λ. `personal` is the optimizer of v_k, by default `optimizer`. Deviation: clients are weighed by
+    their examples, where the authors sample them so and take the plain mean, `aggregator=mean()`.
     """
     loss = supervised(model, criterion)
     train = difference(fit(loss, optimizer, **options))

@@ -19,11 +19,12 @@ def feddf(
 ) -> Aggregator:
     """An aggregator for `over_tasks(init, difference(adapt), feddf(…), optax.sgd(1.0))`: distil, then move there.
 
-    The student begins at the weighted mean of the clients' models and minimises
-    KL(softmax(mean_k z_k(x)) ‖ softmax(z(x))) over the server's `unlabelled` examples `[n, ...]`, z_k being client k's
-    logits. The direction is w - student, so the
-    outer optimizer should be SGD with rate 1. It holds all K models at once. An aggregator sees trained leaves alone,
-    so the model must have no others: no running statistics, nothing frozen (`InputError`).
+    The student begins at the weighted mean of the clients' models and minimises KL(softmax(mean_k z_k(x)) ‖
+    softmax(z(x))) over the server's `unlabelled` examples `[n, ...]`, z_k being client k's logits. The direction is
+    w - student, so the outer optimizer should be SGD with rate 1. Deviation: the student is the last of
+    `num_steps`, where the paper keeps the best on validation data and stops early. It holds all K models at once.
+    An aggregator sees trained leaves alone, so the model must have no others: no running statistics, nothing frozen
+    (`InputError`).
     """
 
     def divergence(outputs, batch):

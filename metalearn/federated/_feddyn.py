@@ -31,6 +31,9 @@ def feddyn(
     θ_k ← argmin F_k(θ) - ⟨g_k, θ⟩ + (α / 2) ‖θ - θ_t‖²;  g_k ← g_k - α (θ_k - θ_t);  h ← h - (α / N) Σ_S (θ_k - θ_t);
     θ_{t+1} = mean_S θ_k - h / α, with α = `strength`. g_k is client k's row of the table.
 
+    Deviation: θ_{t+1} is what is evaluated, where the authors' code evaluates the mean of the θ_k; α is the same for
+    all clients, where theirs is divided by a client's share of the examples.
+
     Raises `InputError` where `strength` is not above 0.
     """
     above_zero("strength", strength)

@@ -19,7 +19,8 @@ def fedper(
 ) -> Federated:
     """Body and head are trained together; the body is averaged, the head stays with the client.
 
-    `own` is a regular expression over parameter paths. Options are `num_clients`, `server`,
-    `aggregator`, `mapping`, `drop_nonfinite` and those of `inner.fit`.
+    `own` is a regular expression over parameter paths. A client is evaluated with the head that it kept, which was
+    trained when it was last sampled. Options are `num_clients`, `server`, `aggregator`, `mapping`, `drop_nonfinite` and
+    those of `inner.fit`.
     """
     return partial(model, criterion, own, [(optimizer, None, {})], **options)

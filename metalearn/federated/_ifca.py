@@ -37,9 +37,10 @@ def ifca(
 ) -> Federated:
     """A client takes the model with the least loss on its support set, and trains it; each is averaged over its own.
 
-    j_k = argmin_j F_k(w_j);  w_j ← w_j - Σ_{k: j_k = j} (n_k / n_j) (w_j - w_k). A model that no client chose stays.
-    Shared parameters are the models, stacked `[num_clusters, ...]`, begun from independent initialisations. Weights n_k
-    are HypCluster's; IFCA's mean over a cluster is plain.
+    j_k = argmin_j F_k(w_j);  w_j ← w_j - Σ_{k: j_k = j} (n_k / n_j) (w_j - w_k). A model that no client chose has
+    the aggregate 0: it stays, where the server is SGD without momentum. Shared parameters are the models, stacked
+    `[num_clusters, ...]`, begun from independent initialisations. Weights n_k are HypCluster's; IFCA's mean over a
+    cluster is plain.
 
     Raises `InputError` where `num_clusters` is not positive, or the model keeps running statistics.
     """

@@ -33,8 +33,9 @@ def mime(
     c = mean_S ∇F_i(x);  s ← V(c, s);  x ← mean_S y_i. Of a round's two exchanges, c comes first.
 
     Args:
-      optimizer: (U, V), any Optax transformation with a state, such as `optax.sgd(0.1, momentum=0.9)`. Deviation: Optax
-        couples U and V, so a local step also sees its own gradient's part in the moment, (β s + g) for momentum.
+      optimizer: (U, V), any Optax transformation with a state, such as `optax.sgd(0.1, momentum=0.9)`. A local
+        step sees its own gradient's part in every moment: of momentum β s + g, as in the paper; deviation: of Adam also
+        in the second moment, whose bias is corrected.
       lite: MimeLite; c is then used for s alone.
       server_rate: 1 takes the mean of y_i; the paper's.
       drop_nonfinite: in each exchange by itself: the metrics are `dropped_gradients` and `dropped`.
@@ -81,7 +82,7 @@ def mime(
     def step(state, batch, key):
         asked, before = first.step(state, batch, jax.random.fold_in(key, 0))
         state, metrics = second.step(asked, batch, jax.random.fold_in(key, 1))
-        return state, metrics | {f"{name}_gradients": before[name] for name in ("dropped",) if name in before}
+        return state, metrics | ({"dropped_gradients": before["dropped"]} if "dropped" in before else {})
 
     def down(shared):
         return {name: part for name, part in shared.items() if name != "gradient" or not lite}

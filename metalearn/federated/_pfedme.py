@@ -34,6 +34,9 @@ def pfedme(
     θ(w) ≈ argmin F_k(θ; ζ) + (λ / 2) ‖θ - w‖², by `personal_steps` of `personal` on one minibatch ζ;
     w_k ← w_k - η λ (w_k - θ);  w ← (1 - β) w + β mean_k w_k, with λ = `strength`, η = `rate`, β that of the server's
     SGD (1 by default). A client uses θ(w) of its support set. Running statistics are those that θ saw.
+    Deviations: the authors' code goes on with θ from one minibatch to the next, where here it begins at w_k; it
+    evaluates the θ that local rounds left, where here it is found anew from the server's w; and it weighs clients by
+    their examples, `aggregator=weighted_mean()`.
 
     Raises `InputError` where `strength` is not above 0 or `personal_steps` is no whole number of at least 1.
     """

@@ -37,7 +37,8 @@ def qffl(
     """q-FedAvg: minimises Σ_k F_k^{q+1} / (q + 1), with q = `fairness`; q = 0 is FedAvg with equal weights.
 
     Δ_k = F_k^q (w - w_k) / η;  h_k = q F_k^{q-1} ‖(w - w_k) / η‖² + F_k^q / η;  w ← w - Σ_k Δ_k / Σ_k h_k. F_k is the
-    loss of the global model on the client's support set, η = `rate` of the clients' SGD.
+    loss of the global model on the client's support set, η = `rate` of the clients' SGD. Clients count alike: their
+    sizes come in by the sampling, as in the authors' code, `data.cohort(…, sampling="size")`.
     """
     above_zero("rate", rate)
     within("fairness", fairness, 0)

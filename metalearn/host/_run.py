@@ -57,8 +57,9 @@ def run(
       algorithm: `init(key, batch) -> state` and `step(state, batch, key) -> (state, metrics)`. Metrics that begin
         with `per_task/` are not logged, arrays are logged as their mean, over steps too, in which NaN has no part. A
         metric named `loss` must stay finite.
-      sample: `key -> batch`, traced into the compiled step. Arrays that a `jax.tree_util.Partial` holds, as those of
-        `metalearn.data` do, must be the same when a run goes on.
+      sample: `key -> batch`, traced once into the compiled step: all its randomness must come from the key (NumPy's
+        would be drawn once, and every step see the same batch). Arrays that a `jax.tree_util.Partial` holds, as those
+        of `metalearn.data` do, must be the same when a run goes on.
       num_steps: how many steps the state has behind it in the end.
       key: a typed key, or `[S]` keys: then S seeds are trained at once, every leaf of the state has a leading `[S]`
         and every logged value is a list of S.

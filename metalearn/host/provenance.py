@@ -63,7 +63,7 @@ def environment(config: Any, key: jax.Array) -> dict[str, Any]:
         "devices": jax.device_count(),
         "cpus": os.cpu_count(),
         "git": git,
-        "seed": config.get("seed") if isinstance(config, Mapping) else None,
+        "seeds": config.get("seeds", config.get("seed")) if isinstance(config, Mapping) else None,
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "command": [_portable(word) for word in sys.argv],
     }

@@ -39,9 +39,10 @@ def moco(
     """`over_losses` where y_k ← y_k - β (y_k - g_k), λ ← Π(λ - γ (Y Yᵀ + ρ I) λ) onto the simplex, u = Σ_k λ_k y_k.
 
     β is `track`, γ `weights_rate`, ρ `regularisation`; y begins at 0, λ even. It holds K copies of what is shared,
-    between steps too. β and γ are numbers or, as in the paper, where they fall over time, functions of the step (0, 1,
-    …). γ acts on gradients as they are: their scale matters. Convention: weights sum to 1; a task that never had data,
-    whose y would be the shortest, has none. The authors' code takes a softmax for Π, and scales gradients by losses.
+    between steps too. β and γ are numbers or, as in the paper, where they fall over time, functions of the step (0,
+    1, …). γ acts on gradients as they are: their scale matters. Convention: weights sum to 1; a task that never had
+    data, whose y would be the shortest, has none. LibMTL, whose start values these are, takes a softmax for Π,
+    divides gradients by their norms, multiplies them by losses, and lets β and γ fall with the root of the step.
     """
     count = len(heads)
 

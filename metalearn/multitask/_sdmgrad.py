@@ -40,9 +40,11 @@ def sdmgrad(
     w ← Π(w - β G₁ᵀ (G₂ w + λ ḡ₂)) on the simplex, `weights_steps` times; the third gives the direction
     (G₃ w + λ ḡ₃) / (1 + λ), ḡ being the mean gradient and λ `strength`.
 
-    w begins even and stays from step to step. Convention: weights sum to 1. The direction costs one backward pass, the
-    weights two times K. A task without data in one of the three batches is absent. The step β, `weights_rate`, is
-    relative to the largest entry of G₁ᵀ G₂; the authors' absolute one, with momentum, depends on the gradients' scale.
+    w begins even and stays from step to step. Convention: weights sum to 1. The direction costs one backward pass,
+    the weights two times K. A task without data in one of the three batches is absent. The step β, `weights_rate`,
+    is relative to the largest entry of G₁ᵀ G₂. The authors' code divides G by the mean norm of its rows, takes
+    steps of 10 with momentum .5, and clips the direction to the norm 1. Heads are weighed as the trunk is; theirs
+    are not.
     """
     if options.get("at", "params") != "params" or options.get("mapping"):
         raise InputError("sdmgrad weighs by gradients of the parameters, all at once: it has neither at nor mapping")

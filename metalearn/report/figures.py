@@ -200,7 +200,7 @@ def _adaptation_panel(axes: "Axes", lines: dict[str, list[Row]], order: list[str
 
 def over_clients(rows: Sequence[Row]) -> "Figure":
     """Every client's value, averaged over seeds, as a faint dot, one line a method, with their mean and, as a bar, the
-    mean of the tenth of clients with the worst values; one panel for each population."""
+    mean of each seed's worst tenth; one panel for each population."""
     if not rows:
         raise InputError("There are no rows to draw.")
     groups = list(dict.fromkeys((row.metric, row.protocol) for row in rows))

@@ -71,8 +71,8 @@ class Row(NamedTuple):
     half: float | None = None  # half-width of the 95% interval over tasks, each averaged over seeds
     seed_mean_half: float | None = None  # half-width of the 95% interval over the seeds' means; None for one seed
     median: float | None = None  # over all tasks and seeds; what is not finite counts as worst
-    worst: float | None = None  # the mean of the worst tenth of tasks, each averaged over seeds
-    spread: float | None = None  # the standard deviation over tasks, each averaged over seeds
+    worst: float | None = None  # the mean of a seed's worst tenth of tasks, averaged over seeds
+    spread: float | None = None  # the standard deviation over a seed's tasks, averaged over seeds
     tasks: int | None = None
     seeds: int | None = None
     diverged: int | None = None  # of tasks × seeds
@@ -122,7 +122,8 @@ def summarized(row: Row) -> Row:
         over_tasks, over_seeds = interval(values.mean(0)), interval(values.mean(1))
         median = np.median(worst)
         sign = 1.0 if higher else -1.0
-        lowest, spread = sign * tenth(sign * worst.mean(0)), values.mean(0).std()
+        # of each seed by itself: an average over seeds would hide whom it treated badly
+        lowest, spread = sign * np.mean([tenth(sign * seed) for seed in worst]), values.std(1).mean()
     return row._replace(
         values=values,
         higher_is_better=bool(higher),
@@ -130,7 +131,7 @@ def summarized(row: Row) -> Row:
         half=_finite(over_tasks.half),
         seed_mean_half=_finite(over_seeds.half),
         median=_finite(median),
-        worst=_finite(lowest),
+        worst=_finite(float(lowest)),
         spread=_finite(spread),
         tasks=values.shape[1],
         seeds=values.shape[0],
@@ -183,7 +184,7 @@ def read_results(folder: str | Path) -> list[Row]:
         raise InputError(f"{path} is damaged: it is not JSON; test the run again.") from error
     listed = content.get("rows") if isinstance(content, dict) else None
     if not isinstance(listed, list):
-        raise InputError(f"{path} is damaged: it has no list 'rows'; test the run again.")
+        raise InputError(f"{path} has no list 'rows': it is damaged, or of an experiment that writes its own tables.")
     arrays = _read_arrays(folder / "results.npz")
     return [_row(path, number, item, arrays)._replace(run=folder.resolve().name) for number, item in enumerate(listed)]
 

@@ -65,8 +65,8 @@ AFTER = (
     Setting("up", "up", lambda value, row: f"{value:,} numbers up"),
 )
 KEYS = {
-    "worst 10%": "worst 10%: mean of the tenth of clients with the worst values",
-    "spread": "spread: standard deviation over clients",
+    "worst 10%": "worst 10%: mean of the tenth of clients with the worst values, of each seed by itself",
+    "spread": "spread: standard deviation over clients, of each seed by itself",
     "down": "down: numbers that a client receives in a round",
     "up": "up: numbers that it sends",
     "trans.": "trans.: batch statistics over several queries",

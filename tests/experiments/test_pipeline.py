@@ -78,6 +78,11 @@ def test_omniglot_from_command_to_predictions(tmp_path, method):
     if method == "scratch":
         return  # it has nothing to load
 
+    if method == "finetune":  # what is loaded adapts at the rate that was tested
+        chosen = json.loads((tmp_path / "tuned.json").read_text())
+        assert set(chosen["validation_loss"]) == {f"{rate:g}" for rate in settings.tuned_rates}
+        assert few_shot.settings_of(str(tmp_path), omniglot.Settings).inner_rate == chosen["inner_rate"]
+        assert chosen["inner_rate"] in settings.tuned_rates != (settings.inner_rate,)
     learner, params = omniglot.load(str(tmp_path))
     x = images.images[:5, :3].astype(np.float32)[..., None] / 255
     support = ml.data.check_batch(x[:, :1].reshape(5, 28, 28, 1), np.arange(5), num_ways=5)

@@ -184,6 +184,11 @@ def test_fednova():
 
 
 @pytest.mark.slow
+def test_fednova_refuses_a_penalty_under_which_work_is_another():
+    with pytest.raises(ml.InputError, match="plain SGD and momentum alone"):
+        fl.fednova(MODEL, criterion, RATE, num_steps=STEPS, penalty=ml.penalty.proximal(0.1))
+
+
 def test_fednova_counts_the_work_of_momentum():
     """‖a‖₁ for three steps with ρ = .9: 1 + (1 + .9) + (1 + .9 + .81), which cancels for equal work."""
     aggregator = fl._fednova.normalised()

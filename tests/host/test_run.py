@@ -316,7 +316,7 @@ def test_the_folder_tells_where_the_run_comes_from(tmp_path, monkeypatch):
     assert environment["command"] == ["train.py", "--data=data", "--seed", "3"]
     assert environment["jax"] == jax.__version__
     assert environment["optax"] == optax.__version__
-    assert environment["seed"] is None or environment["seed"] == 3
+    assert environment["seeds"] == 3
     assert {"python", "jaxlib", "flax", "orbax-checkpoint", "numpy", "metalearn", "device", "cpus", "git"} <= set(
         environment
     )
