@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from metalearn.arguments import check_model, check_optimizer
 from metalearn.core import Aggregator, Aux, Batch, Criterion, Fitted, InputError, Key, Learner, LossFn, Model, Penalty
 from metalearn.minibatch import cycles, epochs
 from metalearn.tree import merge, num_rows, partition, with_statistics
@@ -22,6 +23,7 @@ _WORK = 0  # what the key of a fit is folded with, beside _ORDER
 
 def supervised(model: Model, criterion: Criterion) -> LossFn:
     """The loss of a model on a batch, in training mode: `(params, batch, key) -> (loss, Aux)`."""
+    check_model(model)
 
     def loss(params, batch, key):
         if model.train is None:
@@ -82,6 +84,7 @@ def fit(
     ):
         if value is not None and value < least:
             raise InputError(f"{name} must be at least {least}, got {value}")
+    check_optimizer(optimizer)
     optimizer = optax.with_extra_args_support(optimizer)  # some go by the loss, such as Polyak's step size
     if combine is not None and penalty is None:
         raise InputError("combine joins a loss gradient and a penalty gradient, so it needs a penalty")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from metalearn.aggregate._gram import combination
+from metalearn.arguments import check_aggregator, check_optimizer
 from metalearn.core import Aggregator, Algorithm, Aux, Batch, InputError, Key, Params
 from metalearn.mapping import Mapping
 from metalearn.outer import State
@@ -66,6 +67,8 @@ def over_losses(
     """
     if not heads:
         raise InputError("over_losses needs at least one head")
+    check_aggregator(aggregator)
+    check_optimizer(optimizer)
     if at not in ("params", "features"):
         raise InputError(f"at must be 'params' or 'features', but is {at!r}")
     if every < 1 or (every > 1 and (aggregator.weigh is None or aggregator.linear)):

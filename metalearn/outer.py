@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metalearn.arguments import check_aggregator, check_optimizer
 from metalearn.core import (
     Aggregator,
     Algorithm,
@@ -145,6 +146,8 @@ def over_clients(
     Where nobody is present the aggregate is zero, and the optimizer goes on with that: SGD stays, momentum moves on.
     The loss and the metrics of such a step are 0.
     """
+    check_aggregator(aggregator)
+    check_optimizer(optimizer)
 
     def start(key, batch):
         shared, row = init(key, jax.tree.map(lambda a: a[0], batch))
@@ -269,6 +272,9 @@ def evaluate(
     def evaluate_tasks(params: Params, tasks: Task, key: Key, table: Any = None) -> Metrics:
         ids = jnp.arange(num_rows(tasks)) if tasks.id is None else tasks.id
         rows = jax.tree.map(lambda a: a[ids], table)
+
+        if tasks.query is None:
+            raise InputError("evaluate measures what was learned on task.query, which is None")
 
         def measure(state, task):
             loss, metrics = criterion(learner.predict(state, task.query.x), task.query)
