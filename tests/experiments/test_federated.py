@@ -13,6 +13,8 @@ from experiments import command_line, digits_federated, federated, mnist_federat
 from metalearn.host import logs
 from metalearn.report import read_results
 
+pytestmark = pytest.mark.usefixtures("compile_once")
+
 DIGITS, MNIST, SHAKESPEARE = digits_federated, mnist_federated, shakespeare_federated
 
 

@@ -15,6 +15,8 @@ import metalearn as ml
 from experiments import command_line, digits_multitask, mtl_toy, multi_mnist, multitask, omniglot_alphabets
 from metalearn.core import Batch
 
+pytestmark = pytest.mark.usefixtures("compile_once")
+
 DIGITS, TOY = digits_multitask, mtl_toy
 
 

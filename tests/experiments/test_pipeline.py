@@ -11,6 +11,8 @@ import metalearn as ml
 from experiments import few_shot, omniglot, sinusoid
 from metalearn.report import read_results
 
+pytestmark = pytest.mark.usefixtures("compile_once")
+
 
 def small(settings, folder, **changes):
     sizes = {"log_every": 2, "validate_every": 2, "test_tasks": 3, "validation_tasks": 2, "tasks": 2}

@@ -36,6 +36,7 @@ from metalearn import aggregate as agg
 from metalearn import federated as fl
 from metalearn.inner import share_of_work
 
+pytestmark = pytest.mark.usefixtures("compile_once")
 COHORTS = ((0, 1), (1, 2), (2, 0), (1,))  # who is there, round by round
 
 
