@@ -126,7 +126,7 @@ def run_programs(
 def work_of(algorithm: ml.Algorithm, state: ml.State, batch: ml.Task) -> Work:
     """The floor's operations and bytes of one step, whose convolutions multiply nothing with a kernel's zeros: what a
     faster way adds is not what has to be done."""
-    with mock.patch("metalearn.nets._conv._TILED", 0):
+    with mock.patch("metalearn.nets._conv._TILED", 0), mock.patch("metalearn.nets._pooled_convs._FEW", 0):
         return work(algorithm.step, state, batch, KEY)
 
 

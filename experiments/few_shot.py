@@ -15,8 +15,8 @@ import metalearn as ml
 from experiments.command_line import imported, nearest
 from experiments.devices import spread
 from metalearn.core import Algorithm, Criterion, InputError, Learner, Model, Params, TaskFn
+from metalearn.files import write_whole
 from metalearn.report import Row, diverging, print_table, read_results, report, write_results
-from metalearn.report.results import write_whole
 
 METHODS = ("maml", "fomaml", "anil", "meta_sgd", "reptile", "protonet", "finetune", "scratch")
 TITLES = {
@@ -264,7 +264,7 @@ def tuned(s: Any, problem: Problem, params: Sequence[Params]) -> Any:
     Path(s.folder).mkdir(parents=True, exist_ok=True)
     tried = {f"{rate:g}": float(value) if np.isfinite(value) else None for rate, value in zip(s.tuned_rates, losses)}
     text = json.dumps({"inner_rate": best, "validation_loss": tried}, indent=1)
-    write_whole(Path(s.folder) / TUNED, f"{text}\n".encode())
+    write_whole(Path(s.folder) / TUNED, f"{text}\n")
     return replace(s, inner_rate=best)
 
 

@@ -1,9 +1,47 @@
-"""Refuses, when something is built, what would fail obscurely when it runs: a factory not called, a module not
-wrapped."""
+"""Refuses, when something is built, what would fail obscurely when it runs: numbers out of range, a factory not called,
+a module not wrapped."""
 
+import operator
 from typing import Any
 
+import jax
+
 from metalearn.core import InputError
+
+
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """`value`, which may be NumPy's, as an int; `InputError` where it is no whole number of at least `least`."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        count = None
+    if count is None or isinstance(value, bool) or count < least:
+        raise InputError(f"{name} must be a whole number of at least {least}, but is {value!r}.")
+    return count
+
+
+def number(
+    name: str,
+    value: float | jax.Array,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+) -> None:
+    """`InputError` where a number is known and not within the bounds; under `jit` or `vmap` it is not known."""
+    if isinstance(value, jax.core.Tracer):
+        return
+    bounds = [
+        ("above", above, operator.gt),
+        ("at least", least, operator.ge),
+        ("below", below, operator.lt),
+        ("at most", most, operator.le),
+    ]
+    given = [(said, bound, holds) for said, bound, holds in bounds if bound is not None]
+    if not all(holds(value, bound) for _, bound, holds in given):
+        said = " and ".join(f"{said} {bound:g}" for said, bound, _ in given)
+        raise InputError(f"{name} must be {said}, but is {value}.")
 
 
 def check_model(model: Any) -> None:

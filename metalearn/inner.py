@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metalearn.arguments import check_model, check_optimizer
+from metalearn.arguments import check_model, check_optimizer, whole
 from metalearn.core import Aggregator, Aux, Batch, Criterion, Fitted, InputError, Key, Learner, LossFn, Model, Penalty
 from metalearn.minibatch import cycles, epochs
 from metalearn.tree import merge, num_rows, partition, with_statistics
@@ -77,13 +77,9 @@ def fit(
     """
     if (num_steps is None) == (num_epochs is None):
         raise InputError("fit needs exactly one of num_steps and num_epochs")
-    for name, value, least in (
-        ("num_steps", num_steps, 0),
-        ("num_epochs", num_epochs, 0),
-        ("batch_size", batch_size, 1),
-    ):
-        if value is not None and value < least:
-            raise InputError(f"{name} must be at least {least}, got {value}")
+    num_steps = None if num_steps is None else whole("num_steps", num_steps, least=0)
+    num_epochs = None if num_epochs is None else whole("num_epochs", num_epochs, least=0)
+    batch_size = None if batch_size is None else whole("batch_size", batch_size)
     check_optimizer(optimizer)
     optimizer = optax.with_extra_args_support(optimizer)  # some go by the loss, such as Polyak's step size
     if combine is not None and penalty is None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from collections.abc import Mapping as Named
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,9 +11,9 @@ import optax
 from metalearn.aggregate._gram import combination
 from metalearn.arguments import check_aggregator, check_optimizer
 from metalearn.core import Aggregator, Algorithm, Aux, Batch, InputError, Key, Params
-from metalearn.mapping import Mapping
+from metalearn.mapping import Mapping, scanned
 from metalearn.outer import State
-from metalearn.tree import merge, num_rows, partition, select, statistics, with_statistics
+from metalearn.tree import merge, num_rows, partition, select, statistics, strong, with_statistics
 
 _SMALL = 100_000  # numbers that K backward passes may each have for themselves
 
@@ -54,8 +53,8 @@ def over_losses(
         gone, and keep them between: one backward pass in those. For aggregators that weigh by directions. Several seeds
         trained at once save nothing by it, because a branch mapped over takes both sides.
       regulariser: `params -> scalar`, added to the joint objective, outside of the aggregation: soft sharing.
-      mapping: how the K backward passes are mapped: all at once unless given, where XLA's CPU backend holds the K
-        gradients twice at the peak; `scanned(1)` to save memory.
+      mapping: how the K backward passes are mapped. Unless given, one after another on a CPU, but all at once where
+        they go through fewer numbers than they end in, and on other backends, of which none was measured.
 
     Metrics `per_task/weight` `[K]` are there where the weights are known: where the aggregator never looks at
     directions, or `every` is above 1.
@@ -74,13 +73,12 @@ def over_losses(
     if every < 1 or (every > 1 and (aggregator.weigh is None or aggregator.linear)):
         raise InputError(f"every={every} must be at least 1, and above it the aggregator must weigh by directions")
     names, count = list(heads), len(heads)
-    spread = _all_at_once if mapping is None else partial(_mapped, mapping)
 
     def start(key, batch):
         params = init(key, batch)
         if set(params["tasks"]) != set(names):
             raise InputError(f"init makes parameters of {sorted(params['tasks'])}, but the heads are {sorted(names)}")
-        params = _strong(params)
+        params = strong(params)
         trained, _ = partition(params)
         if not aggregator.linear and not jax.tree.leaves(trained["shared"]):
             raise InputError(
@@ -95,8 +93,7 @@ def over_losses(
                     "in every step: use at='params'"
                 )
         kept = (jnp.ones(count), jnp.zeros(count, bool), jnp.zeros((), jnp.int32)) if every > 1 else ()
-        # without weak types, which a step does not return: the second one would compile anew
-        return State(params, _strong(optimizer.init(trained)), (_strong(aggregator.init(seen)), kept))
+        return State(params, strong(optimizer.init(trained)), (strong(aggregator.init(seen)), kept))
 
     def step(state, batch, key):
         params, opt_state, (aggregator_state, kept), _ = state
@@ -146,7 +143,7 @@ def over_losses(
             own, parts = cotangents((weights > 0).astype(losses.dtype))
             stack = jax.tree.map(lambda *c: jnp.stack(c), *parts)
             if at == "params":
-                stack = spread(pull, stack)
+                stack = _each(pull, stack, trained["shared"], mapping)
             w = last
             if every > 1:
                 w, new_state = aggregator.weigh(stack, aggregator_state, trained["shared"], **options)
@@ -232,18 +229,26 @@ def jacobian(trunk: Trunk, heads: Named[str, Head]) -> Callable[[Params, Batch, 
             own, head_key = params["tasks"][name], jax.random.fold_in(heads_key, k)
             slope, _ = jax.grad(lambda z: head(own, z, batch, head_key), has_aux=True)(features)  # noqa: B023
             found.append(jax.tree.map(lambda g, real=present[k]: jnp.where(real, g, jnp.zeros_like(g)), slope))
-        return _all_at_once(pull, jax.tree.map(lambda *g: jnp.stack(g), *found)), present
+        return _each(pull, jax.tree.map(lambda *g: jnp.stack(g), *found), trained["shared"]), present
 
     return measured
 
 
-def _mapped(mapping, pull, cotangents):
+def _each(pull, cotangents, params, mapping=None):
+    """The K gradients `[K, ...]` of `params`, a backward pass for each row of the cotangents."""
+    if mapping is None:
+        # On a CPU all passes at once are slow where images or many examples make what they go through large; where it
+        # is small, most of the time goes into writing K gradients, and one larger product does that better.
+        through, into = (sum(jnp.size(leaf) for leaf in jax.tree.leaves(tree)) for tree in (pull, params))
+        if jax.default_backend() != "cpu" or 2 * through < into:
+            return _all_at_once(pull, cotangents)
+        mapping = scanned(1)
     return mapping(lambda pull, one: ((), (), pull(one)[0]), pull, cotangents)[2]
 
 
 def _all_at_once(pull, cotangents):
-    """The same for all losses at once. Of a product mapped over one side alone XLA's CPU backend makes a single large
-    one, and turning its result round takes longer than the product: what is small is given to every pass."""
+    """Of a product mapped over one side alone XLA's CPU backend makes a single large one, and turning its result round
+    takes longer than the product: what is small is given to every pass."""
     count = num_rows(cotangents)
     leaves, structure = jax.tree.flatten(pull)
     each = [jax.default_backend() == "cpu" and jnp.size(leaf) <= _SMALL for leaf in leaves]
@@ -262,10 +267,6 @@ def _kept_by_number(aggregator, seen):
     twice = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape), a.dtype), seen)
     one, two = (jax.tree.map(jnp.shape, jax.eval_shape(aggregator.init, each)) for each in (seen, twice))
     return one != two
-
-
-def _strong(tree):
-    return jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(a)), tree)
 
 
 def num_of_each(batch: Batch, num_tasks: int) -> jax.Array:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from metalearn.arguments import whole
 from metalearn.core import InputError
 from metalearn.tree import num_rows
 
@@ -44,8 +45,7 @@ def scanned(chunk: int = 1) -> Mapping:
 
     A number of tasks that `chunk` does not divide leaves a smaller last chunk.
     """
-    if chunk < 1:
-        raise InputError(f"chunk must be at least 1, got {chunk}")
+    chunk = whole("chunk", chunk)
 
     def mapping(fn, shared, xs):
         fn = _traced_once(fn)

@@ -24,7 +24,7 @@ from metalearn.core import (
     Update,
 )  # fmt: skip
 from metalearn.mapping import Mapping, auto
-from metalearn.tree import merge, num_rows, partition, select, statistics, with_statistics
+from metalearn.tree import merge, num_rows, partition, select, statistics, strong, with_statistics
 
 
 class State(NamedTuple):
@@ -151,8 +151,7 @@ def over_clients(
 
     def start(key, batch):
         shared, row = init(key, jax.tree.map(lambda a: a[0], batch))
-        # without weak types, which a step does not return: the second one would compile anew
-        shared, row = jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(a)), (shared, row))
+        shared, row = strong((shared, row))
         trained, _ = partition(shared)
         table = jax.tree.map(lambda a: jnp.repeat(a[None], num_clients, 0), row)
         return State(shared, optimizer.init(trained), aggregator.init(trained), table)

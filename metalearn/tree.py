@@ -1,4 +1,4 @@
-"""Which leaves of a parameter tree are trained: partition, merge, statistics, and paths."""
+"""Trees of parameters: which leaves are trained (partition, merge, statistics, paths), and their types and rows."""
 
 import re
 from typing import Any
@@ -61,6 +61,18 @@ def with_statistics(params: Params, new: Any) -> Params:
 def select(condition: jax.Array, on_true: Any, on_false: Any) -> Any:
     """`on_true` where the scalar `condition` holds, leaf by leaf, else `on_false`."""
     return jax.tree.map(lambda a, b: jax.lax.select(condition, jnp.asarray(a), jnp.asarray(b)), on_true, on_false)
+
+
+def strong(tree: Any) -> Any:
+    """The same without weak types: a step returns none and a restored state has none, so that one that begins with some
+    would be compiled twice."""
+
+    def one(leaf):
+        leaf = jnp.asarray(leaf)
+        extended = jnp.issubdtype(leaf.dtype, jax.dtypes.extended)  # keys
+        return leaf if extended else jax.lax.convert_element_type(leaf, leaf.dtype)
+
+    return jax.tree.map(one, tree)
 
 
 def num_rows(tree: Any) -> int:

@@ -1,12 +1,16 @@
 """What a tired user hands over by mistake is refused in one sentence, when it is built and not when it runs."""
 
+import re
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from _toys import regression_tasks
 
 import metalearn as ml
+from metalearn.arguments import number, whole
 
 MODEL = ml.from_linen(ml.nets.MLP([2, 1]))
 LOSS = ml.supervised(MODEL, ml.squared_error)
@@ -35,3 +39,32 @@ def test_tasks_without_a_query_set_have_nothing_to_be_evaluated_on():
     params = MODEL.init(jax.random.key(1), jnp.ones((1, 2)))
     with pytest.raises(ml.InputError, match=r"on task\.query, which"):
         ml.evaluate(learner, ml.squared_error)(params, tasks, jax.random.key(2))
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, True, "3", None, np.float32(2)])
+def test_what_is_no_count(count):
+    sentence = f"chunk must be a whole number of at least 1, but is {count!r}"
+    with pytest.raises(ml.InputError, match=re.escape(sentence)):
+        ml.scanned(count)
+
+
+def test_counts_of_numpy_and_jax_are_counts():
+    assert [whole("n", count) for count in (3, np.int64(3), np.array(3), jnp.array(3))] == [3] * 4
+    n = np.int64(2)
+    ml.federated.pfedme(MODEL, ml.squared_error, optax.sgd(0.1), 0.1, strength=1.0, personal_steps=n, num_steps=n)
+
+
+@pytest.mark.parametrize(
+    ("value", "bounds", "said"),
+    [
+        (0.0, {"above": 0}, "above 0"),
+        (-0.1, {"least": 0}, "at least 0"),
+        (1.0, {"least": 0, "below": 1}, "at least 0 and below 1"),
+        (1.1, {"above": 0, "most": 1}, "above 0 and at most 1"),
+        (float("nan"), {"least": 0}, "at least 0"),
+    ],
+)
+def test_numbers_out_of_bounds(value, bounds, said):
+    with pytest.raises(ml.InputError, match=f"share must be {said}, but is {value}"):
+        number("share", value, **bounds)
+    jax.jit(lambda v: number("share", v, **bounds))(value)  # what is not known is not refused

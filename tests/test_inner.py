@@ -550,9 +550,9 @@ def test_a_penalty_observes_every_step(key):
     [
         ({}, "exactly one of num_steps and num_epochs"),
         ({"num_steps": 1, "num_epochs": 1}, "exactly one of num_steps and num_epochs"),
-        ({"num_steps": -1}, "num_steps must be at least 0, got -1"),
-        ({"num_epochs": -2}, "num_epochs must be at least 0, got -2"),
-        ({"num_steps": 1, "batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"num_steps": -1}, "num_steps must be a whole number of at least 0, but is -1"),
+        ({"num_epochs": -2}, "num_epochs must be a whole number of at least 0, but is -2"),
+        ({"num_steps": 1, "batch_size": 0}, "batch_size must be a whole number of at least 1, but is 0"),
         ({"num_steps": 1, "combine": mean()}, "needs a penalty"),
     ],
 )

@@ -65,7 +65,7 @@ def test_garbage_in_the_padding_of_a_mesh_does_not_reach_the_sum():
 
 
 def test_a_chunk_must_be_positive():
-    with pytest.raises(InputError, match="chunk must be at least 1, got 0"):
+    with pytest.raises(InputError, match="chunk must be a whole number of at least 1, but is 0"):
         scanned(0)
 
 

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from metalearn.aggregate._build import weighted
-from metalearn.core import Aggregator, InputError
+from metalearn.arguments import whole
+from metalearn.core import Aggregator
 
 
 class Averages(NamedTuple):
@@ -27,8 +28,7 @@ def dwa(num_tasks: int, period: int, temperature: float | jax.Array = 2.0) -> Ag
 
     Raises `InputError` where `period` is not positive.
     """
-    if period < 1:
-        raise InputError(f"period must be at least 1 step, but is {period}")
+    period = whole("period", period)
 
     def init(params):
         zeros = jnp.zeros(num_tasks)

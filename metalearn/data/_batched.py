@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from metalearn.arguments import whole
 from metalearn.core import Key, Task
-from metalearn.data._shared import positive
 
 
 def batched(sample, num_tasks: int):
@@ -19,7 +19,7 @@ def batched(sample, num_tasks: int):
     >>> batched(sinusoid(num_support=5), 25)(jax.random.key(0)).support.x.shape
     (25, 5, 1)
     """
-    num_tasks = positive("num_tasks", num_tasks)
+    num_tasks = whole("num_tasks", num_tasks)
 
     def sample_batch(sample, key: Key) -> Task:
         ids = jnp.arange(num_tasks, dtype=jnp.int32)

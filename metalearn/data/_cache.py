@@ -1,7 +1,7 @@
 """Prepared arrays, kept between runs."""
 
+import io
 import os
-import uuid
 import warnings
 import zipfile
 import zlib
@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+from metalearn.files import write_whole
 
 
 def cache_folder() -> Path:
@@ -44,11 +46,7 @@ def cached(name: str, build: Callable[[], dict], is_good: Callable[[dict], bool]
 
 
 def _write(path: Path, arrays: dict) -> None:
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.partial")
-    try:
-        with open(partial, "wb") as file:
-            np.savez_compressed(file, **arrays)
-        os.replace(partial, path)  # atomic: nobody ever reads half a file
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, packed.getvalue())

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from metalearn.arguments import number, whole
 from metalearn.core import Batch, InputError, Key, Task
-from metalearn.data._shared import positive
 from metalearn.data.images import to_float
 
 # A population this large is not given a score a client each round; all smaller ones are, so that nobody's draws change.
@@ -109,7 +109,7 @@ def cohort(
 
     Raises `InputError` where there are fewer clients than `size`, or an argument cannot be used.
     """
-    size = positive("size", size)
+    size = whole("size", size)
     count = population.sizes.shape[0]
     if size > count:
         raise InputError(f"a cohort of {size} is more than the {count} clients there are.")
@@ -120,17 +120,17 @@ def cohort(
     plain = not isinstance(temperature, jax.core.Tracer) and temperature == 1
     if not plain and sampling != "size":
         raise InputError("temperature is of sampling='size': give it there only.")
-    _between("temperature", temperature, lambda value: value > 0, "above 0")
-    _between("dropout", dropout, lambda value: 0 <= value < 1, "at least 0 and below 1")
+    number("temperature", temperature, above=0)
+    number("dropout", dropout, least=0, below=1)
     if rate is not None:
-        _between("rate", rate, lambda value: 0 < value <= 1, "above 0 and at most 1")
+        number("rate", rate, above=0, most=1)
     query = _alike(population, query)
     largest = int(np.asarray(population.sizes).max())
-    most = largest if max_examples is None else positive("max_examples", max_examples)
+    most = largest if max_examples is None else whole("max_examples", max_examples)
     most_query = 0 if query is None else int(np.asarray(query.sizes).max())
     # where every row is a real example there is no mask, and a step of training need not ask whether it is one
     answered = not isinstance(dropout, jax.core.Tracer) and dropout == 0 and sampling != "poisson"
-    whole = answered and int(np.asarray(population.sizes).min()) >= most
+    unmasked = answered and int(np.asarray(population.sizes).min()) >= most
     if plain and _draws_suffice(population, size, sampling, rate):
         select = _by_draws(size, count, sampling, rate)
     else:
@@ -149,7 +149,7 @@ def cohort(
             parts = jax.vmap(jax.random.fold_in, (None, 0))(part_key, ids)
             support = jax.vmap(lambda i, key: _gathered(population, i, most, key, largest))(ids, parts)
         assert support.mask is not None
-        support = support._replace(mask=None if whole else support.mask * present[:, None])
+        support = support._replace(mask=None if unmasked else support.mask * present[:, None])
         gathered = None
         if query is not None:
             gathered = jax.vmap(lambda i: _gathered(query, i, most_query))(ids)
@@ -189,16 +189,16 @@ def padding(
     """
     sizes = np.asarray(population.sizes)
     count = len(sizes)
-    most = int(sizes.max()) if max_examples is None else positive("max_examples", max_examples)
+    most = int(sizes.max()) if max_examples is None else whole("max_examples", max_examples)
     shown = np.minimum(sizes, most)
     if chunk is None:
         return float(1 - shown.mean() / most)
     from scipy.stats import hypergeom  # here, for it is slow to import
 
-    size = count if size is None else positive("size", size)
+    size = count if size is None else whole("size", size)
     if size > count:
         raise InputError(f"a cohort of {size} is more than the {count} clients there are.")
-    first = np.arange(0, size, positive("chunk", chunk))
+    first = np.arange(0, size, whole("chunk", chunk))
     values, counts = np.unique(shown, return_counts=True)
     as_large = np.cumsum(counts[::-1])[::-1]
     chances = hypergeom.sf(first[:, None], count, as_large, size)
@@ -212,11 +212,6 @@ def _alike(population: Clients, query: Clients | None) -> Clients | None:
     if query.sizes.shape != population.sizes.shape:
         raise InputError(f"query has {query.sizes.shape[0]} clients, and the population {population.sizes.shape[0]}.")
     return query if query.view is not None else query._replace(view=population.view, features=population.features)
-
-
-def _between(name: str, value, fits: Callable[[Any], bool], said: str) -> None:
-    if not isinstance(value, jax.core.Tracer) and not fits(value):
-        raise InputError(f"{name} must be {said}, but is {value}.")
 
 
 def _draws_suffice(population: Clients, size: int, sampling: str, rate: Any) -> bool:

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from metalearn.arguments import whole
 from metalearn.core import Batch, InputError, Key, Task
-from metalearn.data._shared import positive
 from metalearn.data.images import ClassImages, check_images, rotate, to_float
 
 
@@ -24,7 +24,7 @@ def examples(images: ClassImages, batch_size: int, *, rotations: bool = False):
     >>> examples(toy, 32)(jax.random.key(0)).support.x.shape
     (32, 28, 28, 1)
     """
-    batch_size = positive("batch_size", batch_size)
+    batch_size = whole("batch_size", batch_size)
     check_images(images)
     num_classes, most, height, width = images.images.shape
     if rotations and height != width:

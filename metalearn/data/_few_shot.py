@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from metalearn.arguments import whole
 from metalearn.core import Batch, InputError, Key, Task
-from metalearn.data._shared import positive
 from metalearn.data.images import ClassImages, check_images, rotate, to_float
 
 
@@ -46,9 +46,9 @@ def few_shot(
     >>> task.support.x.shape, task.query.y.shape
     ((5, 28, 28, 1), (75,))
     """
-    ways, shots = positive("num_ways", num_ways), positive("num_support", num_support)
-    queries = positive("num_query", num_query)
-    if min_support is not None and positive("min_support", min_support) > shots:
+    ways, shots = whole("num_ways", num_ways), whole("num_support", num_support)
+    queries = whole("num_query", num_query)
+    if min_support is not None and whole("min_support", min_support) > shots:
         raise InputError(f"min_support must be at most num_support, which is {shots}, but is {min_support}.")
     check_images(images)
     num_classes, most = images.images.shape[:2]

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from metalearn.arguments import whole
 from metalearn.core import Batch, Key, Task
-from metalearn.data._shared import between, positive
+from metalearn.data._shared import between
 
 
 def lines_and_sines(
@@ -33,7 +34,7 @@ def lines_and_sines(
     >>> lines_and_sines(num_support=5)(jax.random.key(0)).support.y.shape
     (5, 1)
     """
-    num_support, num_query = positive("num_support", num_support), positive("num_query", num_query)
+    num_support, num_query = whole("num_support", num_support), whole("num_query", num_query)
 
     def sample(key: Key) -> Task:
         uniform_key, noise_key = jax.random.split(key)

@@ -5,9 +5,9 @@ import os
 
 import numpy as np
 
+from metalearn.arguments import whole
 from metalearn.core import InputError
 from metalearn.data._cache import cached
-from metalearn.data._shared import positive
 from metalearn.data.images import ClassImages, Splits, select_classes, split_classes
 
 _NUM_CLASSES, _NUM_IMAGES, _NUM_BACKGROUND = 1623, 20, 964
@@ -37,7 +37,7 @@ def omniglot(
     """
     if split not in ("paper", "tfds"):
         raise InputError(f"split must be 'paper' or 'tfds', but is {split!r}.")
-    size = positive("size", size)
+    size = whole("size", size)
     shape = (_NUM_CLASSES, _NUM_IMAGES, size, size)
 
     arrays = cached(

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from metalearn.arguments import whole
 from metalearn.core import InputError
-from metalearn.data._shared import positive
 
 _HOW = (
     "get input.txt of Karpathy's tinyshakespeare (github.com/karpathy/char-rnn, data/tinyshakespeare, 1.1 MB) and "
@@ -45,7 +45,7 @@ def shakespeare(path: str | os.PathLike | None = None, *, length: int = 80, min_
     `path` is the file, by default METALEARN_SHAKESPEARE. Raises `InputError`, saying how to get it, where it is not
     there or is another.
     """
-    length, min_characters = positive("length", length), positive("min_characters", min_characters)
+    length, min_characters = whole("length", length), whole("min_characters", min_characters)
     place = path or os.environ.get("METALEARN_SHAKESPEARE")
     if not place:
         raise InputError(f"the text of Shakespeare has no path: {_HOW}.")

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from metalearn.arguments import whole
 from metalearn.core import Batch, Key, Task
-from metalearn.data._shared import between, positive
+from metalearn.data._shared import between
 
 
 def sinusoid(
@@ -29,7 +30,7 @@ def sinusoid(
     >>> task.support.x.shape, task.query.y.shape
     ((5, 1), (10, 1))
     """
-    num_support, num_query = positive("num_support", num_support), positive("num_query", num_query)
+    num_support, num_query = whole("num_support", num_support), whole("num_query", num_query)
 
     def sample(key: Key) -> Task:
         u = jax.random.uniform(key, (2 + num_support + num_query,))  # one draw: every further one takes time to compile

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metalearn.arguments import whole
 from metalearn.core import InputError
-from metalearn.data._shared import positive
 
 
 class ClassImages(NamedTuple):
@@ -73,7 +73,7 @@ def split_classes(images: ClassImages, sizes: Sequence[int], seed: int = 0) -> t
     The permutation is that of `np.random.RandomState`, whose stream never changes between versions. Classes beyond
     `sum(sizes)` are left out. Raises `InputError` if a size is not a positive integer or there are too few classes.
     """
-    sizes = [positive("sizes", size) for size in sizes]
+    sizes = [whole("sizes", size) for size in sizes]
     num_classes = images.images.shape[0]
     if sum(sizes) > num_classes:
         raise InputError(

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from metalearn.arguments import number, whole
 from metalearn.core import InputError
-from metalearn.data._shared import positive
 
 
 def iid(count: int, num_clients: int, *, seed: int = 0) -> list[np.ndarray]:
@@ -18,14 +18,14 @@ def iid(count: int, num_clients: int, *, seed: int = 0) -> list[np.ndarray]:
     >>> [len(part) for part in iid(10, 3)]
     [4, 3, 3]
     """
-    _enough(positive("count", count), num_clients)
+    _enough(whole("count", count), num_clients)
     return np.array_split(np.random.default_rng(seed).permutation(count), num_clients)
 
 
 def shards(labels: np.ndarray, num_clients: int, per_client: int = 2, *, seed: int = 0) -> list[np.ndarray]:
     """Sorted by label, cut into `num_clients * per_client` shards, of which each client gets `per_client`: most then
     have examples of that many labels (McMahan et al. 2017, arXiv 1602.05629)."""
-    labels, per_client = _vector("labels", labels), positive("per_client", per_client)
+    labels, per_client = _vector("labels", labels), whole("per_client", per_client)
     _enough(len(labels), num_clients, per_client)
     cut = np.array_split(np.argsort(labels, kind="stable"), num_clients * per_client)
     dealt = np.random.default_rng(seed).permutation(len(cut)).reshape(num_clients, per_client)
@@ -44,7 +44,7 @@ def dirichlet(
     """
     _positive_finite(concentration)
     labels = _vector("labels", labels)
-    _enough(len(labels), num_clients, positive("min_size", min_size))
+    _enough(len(labels), num_clients, whole("min_size", min_size))
     rng = np.random.default_rng(seed)
     parts: list[list[int]] = [[] for _ in range(num_clients)]
     for label in np.unique(labels):
@@ -59,7 +59,7 @@ def quantity(
 ) -> list[np.ndarray]:
     """Examples alike, numbers unlike: sizes are proportions drawn from a symmetric Dirichlet distribution."""
     _positive_finite(concentration)
-    _enough(positive("count", count), num_clients, positive("min_size", min_size))
+    _enough(whole("count", count), num_clients, whole("min_size", min_size))
     rng = np.random.default_rng(seed)
     order = rng.permutation(count)
     parts = [piece.tolist() for piece in np.split(order, _cuts(rng, count, num_clients, concentration))]
@@ -91,8 +91,7 @@ def split_each(
     >>> split_each([np.array([3, 4, 7, 9])], 0.25, ordered=True)
     ([array([3, 4, 7])], [array([9])])
     """
-    if not 0 < fraction < 1:
-        raise InputError(f"fraction must be between 0 and 1, but is {fraction}.")
+    number("fraction", fraction, above=0, below=1)
     rng = np.random.default_rng(seed)
 
     def split(part):
@@ -107,14 +106,14 @@ def split_each(
 
 def split_clients(num_clients: int, sizes: Sequence[int], *, seed: int = 0) -> list[np.ndarray]:
     """Clients' numbers at random in groups of the given sizes: training, validation and test clients."""
-    sizes = [positive("every size", size) for size in sizes]
-    if not sizes or sum(sizes) > positive("num_clients", num_clients):
+    sizes = [whole("every size", size) for size in sizes]
+    if not sizes or sum(sizes) > whole("num_clients", num_clients):
         raise InputError(f"sizes {tuple(sizes)} must be positive and sum to at most the {num_clients} clients.")
     return np.split(np.random.default_rng(seed).permutation(num_clients)[: sum(sizes)], np.cumsum(sizes)[:-1])
 
 
 def _enough(count: int, num_clients: int, each: int = 1) -> None:
-    least = positive("num_clients", num_clients) * each
+    least = whole("num_clients", num_clients) * each
     if least > count:
         raise InputError(f"{count} examples are too few: {least} are needed for every client to have its own.")
 

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metalearn.arguments import number
 from metalearn.core import Aggregator, Aux, Criterion, Model
-from metalearn.federated.client import EQUALLY, PLAIN, Federated, changes, moved, proposal, using, within
+from metalearn.federated.client import EQUALLY, PLAIN, Federated, changes, moved, proposal, using
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import over_clients
@@ -35,7 +36,7 @@ def apfl(
     Deviations: α is projected after a round, and within it wherever it is used. The authors' code mixes outputs in
     place of parameters, and moves α once a round, with .02 α added to its gradient.
     """
-    within("mixture", mixture, 0, 1)
+    number("mixture", mixture, least=0, most=1)
     loss = supervised(model, criterion)
 
     def joint(parts, batch, key):

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from metalearn.aggregate import summed
+from metalearn.arguments import number
 from metalearn.core import Aggregator, Criterion, Model
-from metalearn.federated.client import Federated, above_zero, changes, moved, proposal, shared_params, using, zeros
+from metalearn.federated.client import Federated, changes, moved, proposal, shared_params, using, zeros
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import over_clients
@@ -36,7 +37,7 @@ def feddyn(
 
     Raises `InputError` where `strength` is not above 0.
     """
-    above_zero("strength", strength)
+    number("strength", strength, above=0)
     learn = fit(supervised(model, criterion), optimizer, penalty=together(linear(), proximal(strength)), **options)
 
     def init(key, task):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from metalearn.aggregate import summed
+from metalearn.arguments import number
 from metalearn.core import Aggregator, Criterion, InputError, Model
 from metalearn.federated.client import PLAIN, Federated, changes, from_model, moved, proposal, shared_model, using
 from metalearn.inner import fit, supervised
@@ -34,8 +35,7 @@ def fednova(
     """
     if options.get("penalty") is not None:
         raise InputError("penalty: fednova knows how much a client did of plain SGD and momentum alone; leave it out")
-    if not isinstance(momentum, jax.core.Tracer) and not 0 <= momentum < 1:
-        raise InputError(f"momentum must be at least 0 and below 1, but is {momentum}")
+    number("momentum", momentum, least=0, below=1)
     learn = fit(supervised(model, criterion), optax.sgd(rate, momentum), **options)
 
     def work(steps):

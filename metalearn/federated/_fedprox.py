@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import optax
 
+from metalearn.arguments import number
 from metalearn.core import Criterion, Model
 from metalearn.federated._fedavg import fedavg
-from metalearn.federated.client import Federated, within
+from metalearn.federated.client import Federated
 from metalearn.penalty import proximal
 
 
@@ -25,5 +26,5 @@ def fedprox(
     The partial work of clients who are late, `work=stragglers(…)`, counts. Deviation: the server weights clients by
     their examples, where the paper samples them so and takes the plain mean. Options are those of `fedavg`.
     """
-    within("strength", strength, 0)
+    number("strength", strength, least=0)
     return fedavg(model, criterion, optimizer, penalty=proximal(strength), **options)

@@ -8,17 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from metalearn.aggregate import summed
+from metalearn.arguments import whole
 from metalearn.core import Aggregator, Criterion, Model
-from metalearn.federated.client import (
-    PLAIN,
-    Federated,
-    at_least_one,
-    changes,
-    moved,
-    proposal,
-    using,
-    without_statistics,
-)
+from metalearn.federated.client import PLAIN, Federated, changes, moved, proposal, using, without_statistics
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import over_tasks
@@ -44,7 +36,7 @@ def ifca(
 
     Raises `InputError` where `num_clusters` is not positive, or the model keeps running statistics.
     """
-    at_least_one("num_clusters", num_clusters)
+    whole("num_clusters", num_clusters)
     loss = supervised(model, criterion)
     learn = fit(loss, optimizer, **options)
 

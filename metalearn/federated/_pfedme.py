@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metalearn.arguments import number, whole
 from metalearn.core import Aggregator, Aux, Criterion, Model
-from metalearn.federated.client import EQUALLY, PLAIN, Federated, above_zero, at_least_one, changes, from_model, using
+from metalearn.federated.client import EQUALLY, PLAIN, Federated, changes, from_model, using
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import difference, over_tasks
@@ -40,8 +41,8 @@ def pfedme(
 
     Raises `InputError` where `strength` is not above 0 or `personal_steps` is no whole number of at least 1.
     """
-    above_zero("strength", strength)
-    at_least_one("personal_steps", personal_steps)
+    number("strength", strength, above=0)
+    whole("personal_steps", personal_steps)
     loss = supervised(model, criterion)
     nearby = fit(loss, personal, personal_steps, penalty=proximal(strength), where=options.get("where"))
 

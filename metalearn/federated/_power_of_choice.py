@@ -4,6 +4,7 @@
 import jax
 import jax.numpy as jnp
 
+from metalearn.arguments import whole
 from metalearn.core import Criterion, InputError
 from metalearn.federated.client import Federated
 from metalearn.mapping import Mapping, auto
@@ -23,8 +24,7 @@ def power_of_choice(algorithm: Federated, criterion: Criterion, size: int, *, ma
 
     Raises `InputError` where `size` is not positive, or more than there are candidates.
     """
-    if size < 1:
-        raise InputError(f"size must be at least 1, got {size}")
+    size = whole("size", size)
     ask = evaluate(algorithm.learner, criterion, mapping=mapping)
 
     def step(state, batch, key):

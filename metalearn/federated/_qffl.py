@@ -7,18 +7,9 @@ import jax.numpy as jnp
 import optax
 
 from metalearn.aggregate import summed
+from metalearn.arguments import number
 from metalearn.core import Aggregator, Criterion, Model
-from metalearn.federated.client import (
-    Federated,
-    above_zero,
-    changes,
-    from_model,
-    moved,
-    proposal,
-    shared_model,
-    using,
-    within,
-)
+from metalearn.federated.client import Federated, changes, from_model, moved, proposal, shared_model, using
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import over_tasks
@@ -40,8 +31,8 @@ def qffl(
     loss of the global model on the client's support set, η = `rate` of the clients' SGD. Clients count alike: their
     sizes come in by the sampling, as in the authors' code, `data.cohort(…, sampling="size")`.
     """
-    above_zero("rate", rate)
-    within("fairness", fairness, 0)
+    number("rate", rate, above=0)
+    number("fairness", fairness, least=0)
     loss = supervised(model, criterion)
     learn = fit(loss, optax.sgd(rate), **options)
 

@@ -8,19 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from metalearn.aggregate import parts, total
+from metalearn.arguments import number
 from metalearn.core import Aggregator, Criterion, InputError, Model
-from metalearn.federated.client import (
-    EQUALLY,
-    PLAIN,
-    Federated,
-    above_zero,
-    changes,
-    moved,
-    proposal,
-    shared_params,
-    using,
-    zeros,
-)
+from metalearn.federated.client import EQUALLY, PLAIN, Federated, changes, moved, proposal, shared_params, using, zeros
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import gradient, over_clients
@@ -56,7 +46,7 @@ def scaffold(
     """
     if option not in (1, 2):
         raise InputError(f"option must be 1 or 2, but is {option!r}")
-    above_zero("rate", rate)
+    number("rate", rate, above=0)
     learn = fit(supervised(model, criterion), optax.sgd(rate), penalty=linear(), **options)
     full = gradient(supervised(model, criterion))
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from metalearn.arguments import number, whole
 from metalearn.core import InputError, Key, TaskFn
-from metalearn.federated.client import within
 from metalearn.inner import share_of_work
 
 
@@ -21,9 +21,8 @@ def stragglers(chance: float | jax.Array, num_epochs: int) -> Callable[[Key], ja
 
     Raises `InputError` where there are fewer than two epochs, of which no part is left.
     """
-    if num_epochs < 2:
-        raise InputError(f"num_epochs must be at least 2 for a straggler to do a part of them, got {num_epochs}")
-    within("chance", chance, 0, 1)
+    whole("num_epochs", num_epochs, least=2)
+    number("chance", chance, least=0, most=1)
 
     def work(key):
         late_key, epochs_key = jax.random.split(key)

@@ -90,25 +90,6 @@ def without_statistics(params: Params, who: str) -> Params:
     return params
 
 
-def above_zero(name: str, value: float | jax.Array) -> None:
-    """`InputError` where a number that the algorithm divides by is known and not above 0."""
-    if not isinstance(value, jax.core.Tracer) and not value > 0:
-        raise InputError(f"{name} must be above 0, but is {value}")
-
-
-def within(name: str, value: float | jax.Array, low: float, high: float = float("inf")) -> None:
-    """`InputError` where a number is known and not between the two, both of them allowed."""
-    if not isinstance(value, jax.core.Tracer) and not low <= value <= high:
-        said = f"at least {low:g}" if high == float("inf") else f"between {low:g} and {high:g}"
-        raise InputError(f"{name} must be {said}, but is {value}")
-
-
-def at_least_one(name: str, value: int) -> None:
-    """`InputError` where a count is no whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{name} must be a whole number of at least 1, but is {value!r}")
-
-
 def from_model(model: Model) -> Callable[[Key, Task], Params]:
     """The usual `init(key, task)`: the model's own."""
     return lambda key, task: model.init(key, task.support.x)

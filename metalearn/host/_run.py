@@ -6,7 +6,6 @@ interrupted.
 
 import contextlib
 import difflib
-import operator
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metalearn import mapping as ways
+from metalearn.arguments import whole
 from metalearn.core import Algorithm, InputError, Key, Metrics
 from metalearn.host import checkpoint, interrupts, keys, lock, logs, processes, provenance
 from metalearn.host.progress import shown
@@ -95,10 +95,10 @@ def run(
         state, history = run(algorithm, sample, 1000, key=jax.random.key(0), folder="runs/first")
         steps, losses = column(history, "train/loss")
     """
-    every = None if every is None else _count("every", every)
+    every = None if every is None else whole("every", every)
     progress = progress and processes.leads()
-    num_steps, log_every, keep = _count("num_steps", num_steps), _count("log_every", log_every), _count("keep", keep)
-    checkpoint_every = every if checkpoint_every is None else _count("checkpoint_every", checkpoint_every)
+    num_steps, log_every, keep = whole("num_steps", num_steps), whole("log_every", log_every), whole("keep", keep)
+    checkpoint_every = every if checkpoint_every is None else whole("checkpoint_every", checkpoint_every)
     _check_key(key)
     compiled = programs(algorithm, sample, evaluate, key, log_every, mapping)
     score = _scoring(best, compiled.evaluated)
@@ -261,16 +261,6 @@ def _put(value: Any, shape: Any) -> Any:
 
 def _say(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
-
-
-def _count(name: str, value: Any) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = 0
-    if number < 1:
-        raise InputError(f"{name}: is {value!r}; expected a whole number of at least 1.")
-    return number
 
 
 def _check_key(key: Any) -> None:

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from metalearn.files import write_whole
+
 Record = dict[str, Any]
 
 
@@ -44,18 +46,8 @@ def resume(path: str | Path, step: int) -> list[Record]:
     """The records up to `step`; later lines and half-written ones are removed from the file."""
     path = Path(path)
     kept = [(text, line) for text, line in _lines(path) if line["step"] <= step]
-    write_atomically(path, "".join(f"{text}\n" for text, _ in kept))
+    write_whole(path, "".join(f"{text}\n" for text, _ in kept))
     return [line for _, line in kept]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file so that a crash leaves the old text or the new, never half."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def open_log(folder: str | Path, step: int, *, tensorboard: bool = True) -> Log:

@@ -18,8 +18,8 @@ import jax
 import numpy as np
 
 from metalearn.core import InputError
+from metalearn.files import write_whole
 from metalearn.host import keys
-from metalearn.host.logs import write_atomically
 
 PACKAGES = ("metalearn", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -102,8 +102,8 @@ def check(folder: str | Path, config: Any, key: jax.Array, sample: Any = None, *
     """Raises InputError where the folder's run had another config, key or data; fields in `free` may differ."""
     there, here = _read(Path(folder) / "config.json"), plain({} if config is None else config)
     ran = _read(Path(folder) / "environment.json") or {}
-    if there is None:
-        there = here
+    if there is None:  # another run may have saved there after the folder was emptied
+        raise InputError(f"folder: {folder} has checkpoints but no config.json to tell whose; choose another folder.")
     old, new = (_flat({name: item for name, item in side.items() if name not in free}) for side in (there, here))
     missing = "(none)"
     different = [
@@ -151,7 +151,7 @@ def _read(path: Path) -> Any:
 
 
 def _write(path: Path, value: Any) -> None:
-    write_atomically(path, json.dumps(value, indent=2) + "\n")
+    write_whole(path, json.dumps(value, indent=2) + "\n")
 
 
 def _processor() -> str | None:

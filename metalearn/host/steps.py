@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from metalearn.core import Algorithm, InputError, Key, Metrics
 from metalearn.mapping import Mapping, contains_convolution, equations, vmapped
+from metalearn.tree import strong
 
 INIT = 2**32 - 1
 EVALUATE = 2**32 - 2
@@ -47,13 +48,13 @@ def programs(
 
     def init(sample, key):
         key = jax.random.fold_in(key, np.uint32(INIT))
-        return _strong(algorithm.init(jax.random.fold_in(key, 1), sample(jax.random.fold_in(key, 0))))
+        return strong(algorithm.init(jax.random.fold_in(key, 1), sample(jax.random.fold_in(key, 0))))
 
     def one(sample, state, key, t):
         key = jax.random.fold_in(key, t)
         batch = sample(jax.random.fold_in(key, 0))
         state, metrics = algorithm.step(state, batch, jax.random.fold_in(key, 1))
-        return _strong(state), _summary(metrics)
+        return strong(state), _summary(metrics)
 
     def validation(state, key):
         return _summary(evaluate(state, jax.random.fold_in(key, np.uint32(EVALUATE))))
@@ -155,17 +156,6 @@ def _over_seeds(key: Key, mapping: Mapping | None) -> Callable[[Callable, tuple]
         return mapped
 
     return over
-
-
-def _strong(tree: Any) -> Any:
-    """The same without weak types: a restored state has none, and must not compile anew."""
-
-    def strong(leaf):
-        leaf = jnp.asarray(leaf)
-        extended = jnp.issubdtype(leaf.dtype, jax.dtypes.extended)
-        return leaf if extended else lax.convert_element_type(leaf, leaf.dtype)
-
-    return jax.tree.map(strong, tree)
 
 
 def _summary(metrics: Metrics) -> Metrics:

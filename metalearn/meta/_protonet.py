@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from metalearn.arguments import whole
 from metalearn.core import Batch, InputError, Learner, Model, Params
 
 
@@ -28,8 +29,7 @@ def protonet(model: Model, num_ways: int) -> Learner:
     Raises:
       InputError: where labels are not integers, or `num_ways` is not positive.
     """
-    if num_ways < 1:
-        raise InputError(f"num_ways must be at least 1, got {num_ways}")
+    num_ways = whole("num_ways", num_ways)
 
     def average(embedded, support):
         if support.y is None or not jnp.issubdtype(support.y.dtype, jnp.integer):

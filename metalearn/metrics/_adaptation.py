@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from metalearn.arguments import number, whole
 from metalearn.core import InputError
 
 
@@ -25,8 +26,7 @@ def adaptation_time(values: np.ndarray, share: float = 0.95, *, seconds_per_step
     2.0
     """
     values = _curves(values)
-    if not 0 < share <= 1:
-        raise InputError(f"share must be above 0 and at most 1, but is {share}")
+    number("share", share, above=0, most=1)
     with np.errstate(invalid="ignore"):
         gain = values[..., -1:] - values[..., :1]
         reached = (values - values[..., :1]) * np.sign(gain) >= share * np.abs(gain)
@@ -42,9 +42,7 @@ def adaptation_efficiency(values: np.ndarray, num_support: int) -> np.ndarray:
     0.1
     """
     values = _curves(values)
-    if num_support < 1:
-        raise InputError(f"num_support must be at least 1, got {num_support}")
-    return (values[..., -1] - values[..., 0]) / (num_support * (values.shape[-1] - 1))
+    return (values[..., -1] - values[..., 0]) / (whole("num_support", num_support) * (values.shape[-1] - 1))
 
 
 def meta_accuracy(accuracies: np.ndarray) -> float:

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
-from metalearn.core import InputError, Model
+from metalearn.arguments import number
+from metalearn.core import Model
 from metalearn.multitask._columns import columns_of, init_columns, run_column
 from metalearn.multitask.sharing import Sharing, keys_for
 
@@ -20,8 +21,7 @@ def cross_stitch(
     evenly. The columns are mapped over tasks, so that they cost one batched product a layer. All of it is shared: every
     loss reaches every column.
     """
-    if not isinstance(own, jax.core.Tracer) and not 0 <= own <= 1:
-        raise InputError(f"own is a share between 0 and 1, but is {own}")
+    number("own", own, least=0, most=1)
     count = len(heads)
     others = (1 - own) / max(count - 1, 1)
     mixing = jnp.where(jnp.eye(count, dtype=bool), own if count > 1 else 1.0, others)

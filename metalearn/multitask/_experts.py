@@ -6,13 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from metalearn.core import InputError, Key, Model
+from metalearn.arguments import whole
+from metalearn.core import Key, Model
 
 
 def init_experts(expert: Model, count: int, key: Key, x: Any) -> Any:
     """Parameters of `count` experts, `[E, ...]`."""
-    if count < 1:
-        raise InputError(f"there must be at least one expert, but there are {count}")
+    count = whole("the number of experts", count)
     return jax.vmap(expert.init, (0, None))(jax.random.split(key, count), x)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from metalearn.arguments import whole
 from metalearn.core import InputError, Model
 from metalearn.multitask.sharing import Sharing, keys_for
 
@@ -18,8 +19,7 @@ def layer_ordering(encoder: Model, layer: Model, depth: int, heads: Mapping[str,
     Nothing is computed once for all tasks but the encoder's outputs, so the trunk hands the layers' parameters on.
     `InputError` where `depth` is below 1 or a layer changes the shape of what goes through it.
     """
-    if depth < 1:
-        raise InputError(f"depth must be at least 1, but is {depth}")
+    depth = whole("depth", depth)
 
     def init(key, x):
         encoder_key, layers_key, heads_key = jax.random.split(key, 3)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
+from metalearn.arguments import number, whole
 from metalearn.core import InputError, Model, Params
 from metalearn.multitask._columns import columns_of, init_columns, run_column
 from metalearn.multitask.sharing import Sharing, keys_for
@@ -20,10 +21,8 @@ def sluice(
     for the others; β `[K, L]`, beginning even, mixes the layers' outputs, which need one shape. `orthogonal` is the
     penalty that keeps subspaces apart. All of it is shared but the heads.
     """
-    if not isinstance(own, jax.core.Tracer) and not 0 <= own <= 1:
-        raise InputError(f"own is a share between 0 and 1, but is {own}")
-    if subspaces < 1:
-        raise InputError(f"subspaces must be at least 1, but is {subspaces}")
+    number("own", own, least=0, most=1)
+    subspaces = whole("subspaces", subspaces)
     count = len(heads)
     size = count * subspaces
     others = (1 - own) / max(size - 1, 1)

@@ -90,14 +90,14 @@ def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
 def _largest(x):
     """Of each window, `[n, H, k, W, k, C]` to `[n, H, W, C]`. With a derivative of its own: the one through
     comparisons puts what comes back into gaps, one comparison after another. (With few channels that is faster.)"""
-    return _largest_and_place(x)[0]
+    return best_and_place(_places(x))[0]
 
 
 @_largest.defjvp
 def _(primals, tangents):
     (x,), (dx,) = primals, tangents
-    best, place = _largest_and_place(x)
-    here = jnp.arange(x.shape[2] * x.shape[4], dtype=jnp.int16).reshape(1, 1, x.shape[2], 1, x.shape[4], 1)
+    best, place = best_and_place(_places(x))
+    here = jnp.arange(x.shape[2] * x.shape[4], dtype=place.dtype).reshape(1, 1, x.shape[2], 1, x.shape[4], 1)
     return best, jnp.where(place[:, :, None, :, None] == here, dx, 0).sum((2, 4))
 
 
@@ -114,9 +114,14 @@ def _above(other, best):
     return (other > best) | jnp.isnan(other)  # what is not finite must be seen, not pooled away
 
 
-def _largest_and_place(x):
+def _places(x):
+    return [x[:, :, i, :, j] for i in range(x.shape[2]) for j in range(x.shape[4])]
+
+
+def best_and_place(arrays: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """The largest of several arrays, number by number, and which of them had it first; NaN is the largest."""
     # by comparisons: where a compiler computes a maximum twice, rounded differently, no entry equals it
-    best, *others = (x[:, :, i, :, j] for i in range(x.shape[2]) for j in range(x.shape[4]))
+    best, *others = arrays
     place = jnp.zeros(best.shape, jnp.int16)
     for k, other in enumerate(others, 1):
         larger = _above(other, best)
@@ -168,13 +173,19 @@ def _by_windows(x, kernel, strides, sides, at_once):
         rows = product(patches.reshape(-1, patches.shape[-1]), kernel.reshape(-1, kernel.shape[-1]))
         return rows.reshape(*patches.shape[:-1], kernel.shape[-1])
 
-    if at_once >= x.shape[0]:
-        return some(x)
-    full = x.shape[0] // at_once * at_once
-    # patches are made once more in the backward pass, which takes less time than it takes to keep them
-    y = lax.map(jax.checkpoint(some, prevent_cse=False), x[:full].reshape(-1, at_once, *x.shape[1:]))
+    return in_pieces(some, x, at_once)
+
+
+def in_pieces(some: Callable[[jax.Array], jax.Array], images: jax.Array, at_once: int) -> jax.Array:
+    """`some(images)` for `at_once` of them at a time; each piece is computed once more in the backward pass, which is
+    faster than to keep its patches."""
+    count = images.shape[0]
+    if at_once >= count:
+        return some(images)
+    full = count // at_once * at_once
+    y = lax.map(jax.checkpoint(some, prevent_cse=False), images[:full].reshape(-1, at_once, *images.shape[1:]))
     y = y.reshape(full, *y.shape[2:])
-    return y if full == x.shape[0] else jnp.concatenate([y, some(x[full:])])
+    return y if full == count else jnp.concatenate([y, some(images[full:])])
 
 
 def _by_tiles(x, kernel, sides, side=2):
@@ -200,7 +211,7 @@ def _by_tiles(x, kernel, sides, side=2):
     wide = jnp.stack(laid, 3).reshape(windows[0], side, windows[1], side, channels, -1).transpose(0, 2, 1, 3, 4, 5)
     depth = side * side * channels
     x, wide = x.reshape(count, rows, columns, depth), wide.reshape(*windows, depth, side * side * filters)
-    y = _by_windows(x, wide, 1, [(0, 0), (0, 0)], _even(count, _TILES // math.prod(tiles)))
+    y = _by_windows(x, wide, 1, [(0, 0), (0, 0)], even(count, _TILES // math.prod(tiles)))
     y = y.reshape(count, *tiles, side, side, filters).transpose(0, 1, 3, 2, 4, 5)
     return y.reshape(count, *(side * n for n in tiles), filters)[:, : sizes[0], : sizes[1]]
 
@@ -208,10 +219,10 @@ def _by_tiles(x, kernel, sides, side=2):
 def _at_once(images, kernel, strides):
     """How many images' patches are made at a time: all while they are few, else as many as a cache holds."""
     count, places = images[0], math.prod(math.ceil(size / strides) for size in images[1:3])
-    return count if count * places * math.prod(kernel[:3]) < _MANY else _even(count, _ROWS // places)
+    return count if count * places * math.prod(kernel[:3]) < _MANY else even(count, _ROWS // places)
 
 
-def _even(count, most):
+def even(count: int, most: int) -> int:
     """The largest number up to `most`, from its half on, of which `count` is a multiple, or else `most`."""
     most = min(count, max(1, most))
     return next((even for even in range(most, most // 2, -1) if count % even == 0), most)

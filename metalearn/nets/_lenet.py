@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+import jax
 from flax import linen as nn
 
 from metalearn.core import InputError
-from metalearn.nets._conv import Conv, max_pool
+from metalearn.nets._pooled_convs import pooled_convs
 from metalearn.nets._product import Dense
 
 
@@ -27,9 +28,23 @@ class LeNet(nn.Module):
     def __call__(self, x, train: bool = False):
         if len(self.filters) != len(self.kernels):
             raise InputError(f"filters and kernels must be as many, but are {self.filters} and {self.kernels}.")
-        for i, (filters, kernel) in enumerate(zip(self.filters, self.kernels)):
-            x = Conv(filters, kernel, padding="VALID", name=f"conv_{i}")(x)
-            if i == len(self.filters) - 1:
-                x = nn.Dropout(self.dropout, broadcast_dims=(1, 2))(x, deterministic=not train)
-            x = nn.relu(max_pool(x))
+        channels = [x.shape[-1], *self.filters]
+        sizes = zip(self.kernels, channels, self.filters)
+        x = pooled_convs(x, [_Weights(*size, name=f"conv_{i}")() for i, size in enumerate(sizes)])
+        # the same as before pooling and ReLU, for what is dropped is 0 and what stays is multiplied
+        x = nn.Dropout(self.dropout, broadcast_dims=(1, 2))(x, deterministic=not train)
         return nn.relu(Dense(self.hidden, name="hidden")(x.reshape(x.shape[0], -1)))
+
+
+class _Weights(nn.Module):
+    """A convolution's parameters, as those of `Conv`."""
+
+    size: int
+    channels: int
+    filters: int
+
+    @nn.compact
+    def __call__(self) -> tuple[jax.Array, jax.Array]:
+        shape = (self.size, self.size, self.channels, self.filters)
+        kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
+        return kernel, self.param("bias", nn.initializers.zeros, (self.filters,))

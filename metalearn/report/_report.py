@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metalearn.core import InputError
+from metalearn.files import write_whole
 from metalearn.host import logs
 from metalearn.report import bibtex, tables
-from metalearn.report.results import Row, read_results, write_whole
+from metalearn.report.results import Row, read_results
 
 
 def report(
@@ -104,7 +105,7 @@ def _draw(figure, path: Path) -> list[Path]:
 def _write(path: Path, text: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text.encode())
+        write_whole(path, text)
     except OSError as error:
         raise InputError(f"out: {path} cannot be written ({error.strerror}); choose another folder.") from error
     return path

@@ -3,7 +3,6 @@
 import io
 import json
 import math
-import os
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metalearn.core import InputError
+from metalearn.files import write_whole
 from metalearn.metrics import interval
 from metalearn.metrics import worst as tenth
 
@@ -162,7 +162,7 @@ def write_results(folder: str | Path, rows: Sequence[Row]) -> list[Row]:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "results.npz", packed.getvalue())
         text = json.dumps({"rows": listed}, indent=1, ensure_ascii=False, allow_nan=False)
-        write_whole(folder / "results.json", f"{text}\n".encode())
+        write_whole(folder / "results.json", f"{text}\n")
     except OSError as error:
         raise InputError(f"folder: {folder} cannot be written to ({error.strerror}); choose another.") from error
     return rows
@@ -234,13 +234,3 @@ def _plain(name: str, value: Any) -> Any:
 
 def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Replaces a file so that a crash leaves the old content or the new, never half."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from metalearn.core import InputError
-from metalearn.report.results import write_whole
+from metalearn.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

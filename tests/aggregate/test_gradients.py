@@ -150,7 +150,7 @@ def test_another_number_of_tasks_is_refused():
     for call, said in (
         (lambda: agg.uncertainty(2, optax.sgd(0.1), regression=[True]), "each of 2 tasks"),
         (lambda: agg.tchebycheff([0.5, 0.5], ideal=[0.0] * 3), "must be as many"),
-        (lambda: agg.dwa(2, 0), "period must be at least 1"),
+        (lambda: agg.dwa(2, 0), "period must be a whole number of at least 1"),
     ):
         with pytest.raises(InputError, match=said):
             call()

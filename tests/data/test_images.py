@@ -38,7 +38,7 @@ def test_the_split_depends_on_the_seed_and_on_nothing_else():
 def test_sizes_are_checked():
     with pytest.raises(InputError, match=r"at most the 30 classes that there are, but \[20, 11\] adds up to 31"):
         split_classes(numbered(), (20, 11))
-    with pytest.raises(InputError, match="sizes must be an integer of at least 1, but is 0"):
+    with pytest.raises(InputError, match="sizes must be a whole number of at least 1, but is 0"):
         split_classes(numbered(), (20, 0))
 
 

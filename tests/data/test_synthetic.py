@@ -74,7 +74,7 @@ def test_jit_changes_nothing_and_ranges_may_be_traced(family):
 @pytest.mark.parametrize("family", [sinusoid, lines_and_sines])
 @pytest.mark.parametrize("argument", ["num_support", "num_query"])
 def test_counts_are_checked(family, argument):
-    with pytest.raises(InputError, match=f"{argument} must be an integer of at least 1, but is 0"):
+    with pytest.raises(InputError, match=f"{argument} must be a whole number of at least 1, but is 0"):
         family(**{argument: 0})
 
 

@@ -47,7 +47,7 @@ def own(model, criterion, rate):
         (DIGITS, ["few", "--cohort", "17"], "cohort must be between 1 and the 16 clients"),
         (DIGITS, ["few", "--cohort", "0"], "cohort must be between 1"),
         (DIGITS, ["few", "--devices", "9"], "devices must be between 1 and the 8 there are, but is 9"),
-        (DIGITS, ["few", "--late", "0.5"], "num_epochs must be at least 2 for a straggler"),
+        (DIGITS, ["few", "--late", "0.5"], "num_epochs must be a whole number of at least 2"),
         (DIGITS, ["few", "--decay", "2"], "decay is in (0, 1] and late in [0, 1]"),
         (DIGITS, ["few", "--test-clients", "3"], "both positive or both 0"),
         (DIGITS, ["few", "--test-clients", "5", "--validation-clients", "4"], "the 7 clients that train"),

@@ -431,10 +431,10 @@ _MADE = (MODEL, criterion, SGD)
         (lambda: fl.qffl(MODEL, criterion, RATE, fairness=-1.0), "fairness must be at least 0"),
         (lambda: fl.pfedme(*_MADE, 0.1, strength=1.0, personal_steps=0), "personal_steps must be a whole number"),
         (lambda: fl.fedprox(*_MADE, strength=-1.0), "strength must be at least 0"),
-        (lambda: fl.apfl(*_MADE, num_clients=N, mixture=7.0), "mixture must be between 0 and 1"),
+        (lambda: fl.apfl(*_MADE, num_clients=N, mixture=7.0), "mixture must be at least 0 and at most 1"),
         (lambda: fl.ifca(*_MADE, num_clusters=2.5), "num_clusters must be a whole number of at least 1"),
-        (lambda: fl.stragglers(1.5, 3), "chance must be between 0 and 1"),
-        (lambda: ml.data.partitions.split_clients(5, (1.5, 2)), "every size must be an integer of at least 1"),
+        (lambda: fl.stragglers(1.5, 3), "chance must be at least 0 and at most 1"),
+        (lambda: ml.data.partitions.split_clients(5, (1.5, 2)), "every size must be a whole number of at least 1"),
     ],
 )
 def test_numbers_that_cannot_be_are_refused(call, words):

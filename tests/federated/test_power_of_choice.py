@@ -81,7 +81,7 @@ def test_the_absent_are_chosen_last(gone):
 
 
 def test_more_than_there_are_is_refused():
-    with pytest.raises(InputError, match="size must be at least 1, got 0"):
+    with pytest.raises(InputError, match="size must be a whole number of at least 1, but is 0"):
         fl.power_of_choice(averaging(), criterion, 0)
     with pytest.raises(InputError, match="size=4 clients cannot be chosen out of 3 candidates"):
         run(fl.power_of_choice(averaging(), criterion, 4))

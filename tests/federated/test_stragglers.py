@@ -103,7 +103,7 @@ def test_all_of_the_work_is_no_option_at_all():
 
 
 def test_what_cannot_be_is_refused():
-    with pytest.raises(InputError, match="num_epochs must be at least 2 for a straggler"):
+    with pytest.raises(InputError, match="num_epochs must be a whole number of at least 2"):
         fl.stragglers(0.5, 1)
     with pytest.raises(InputError, match="drop_stragglers needs work"):
         fl.fedavg(MODEL, criterion, SGD, num_epochs=2, drop_stragglers=True)

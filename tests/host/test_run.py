@@ -292,6 +292,13 @@ def test_another_config_is_refused_field_by_field(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["num_steps"] == 30
 
 
+def test_checkpoints_of_nobody_knows_which_run_are_not_gone_on_from(tmp_path):
+    quiet(20, folder=tmp_path, config=Config())
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(InputError, match=r"has checkpoints but no config\.json to tell whose"):
+        quiet(30, folder=tmp_path, config=Config(num_steps=30))
+
+
 def test_the_folder_tells_where_the_run_comes_from(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/home/someone/train.py", "--data=/home/someone/data", "--seed", "3"])
     quiet(20, folder=tmp_path, config=Config(), tensorboard=True)
@@ -411,10 +418,10 @@ def test_what_the_user_owns_is_not_donated():
 
 def test_bad_arguments_get_one_sentence(tmp_path):
     for options, message in (
-        ({"num_steps": 0}, "num_steps: is 0"),
-        ({"log_every": 0}, "log_every: is 0"),
-        ({"every": 2.5}, "every: is 2.5"),
-        ({"keep": -1}, "keep: is -1"),
+        ({"num_steps": 0}, "num_steps must be a whole number of at least 1, but is 0"),
+        ({"log_every": 0}, "log_every must be .* is 0"),
+        ({"every": 2.5}, r"every must be .* is 2\.5"),
+        ({"keep": -1}, "keep must be .* is -1"),
         ({"key": jax.random.PRNGKey(0)}, r"key: has dtype uint32"),
         ({"key": 0}, "key: has 0"),
         ({"config": {"x": object()}, "folder": tmp_path / "a"}, "config: a object cannot be written"),

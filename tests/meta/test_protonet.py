@@ -100,7 +100,7 @@ def test_regression_is_refused(labels):
 
 
 def test_at_least_one_way():
-    with pytest.raises(InputError, match="num_ways must be at least 1, got 0"):
+    with pytest.raises(InputError, match="num_ways must be a whole number of at least 1, but is 0"):
         ml.meta.protonet(plain_mlp(1), 0)
 
 
