@@ -144,13 +144,16 @@ class Conv(nn.Module):
     kernel_init: Callable = nn.initializers.glorot_uniform()
     bias_init: Callable = nn.initializers.zeros
 
-    @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (self.kernel, self.kernel, x.shape[-1], self.features)
-        y = conv(x, self.param("kernel", self.kernel_init, shape), self.strides, self.padding, self.impl)
-        if self.use_bias:
-            y = y + self.param("bias", self.bias_init, (self.features,)).reshape(1, 1, 1, -1)
-        return y
+        kernel, bias = self.weights(x.shape[-1])
+        y = conv(x, kernel, self.strides, self.padding, self.impl)
+        return y if bias is None else y + bias.reshape(1, 1, 1, -1)
+
+    @nn.compact
+    def weights(self, channels: int) -> tuple[jax.Array, jax.Array | None]:
+        """Kernel and bias for images of so many channels, where something else is done with them."""
+        kernel = self.param("kernel", self.kernel_init, (self.kernel, self.kernel, channels, self.features))
+        return kernel, self.param("bias", self.bias_init, (self.features,)) if self.use_bias else None
 
 
 def _pads(sizes, windows, strides, padding) -> list[tuple[int, int]]:
@@ -228,8 +231,12 @@ def even(count: int, most: int) -> int:
     return next((even for even in range(most, most // 2, -1) if count % even == 0), most)
 
 
-def _patches(x, windows, strides, sides):
+def patches_of(x: jax.Array, windows: Sequence[int], strides: int = 1, padding: Padding = "SAME") -> jax.Array:
     """Every window as a row: `[n, H, W, C]` to `[n, H', W', k * l * C]`, in the order of a kernel `[k, l, C, F]`."""
+    return _patches(x, windows, strides, _pads(x.shape[1:3], windows, strides, padding))
+
+
+def _patches(x, windows, strides, sides):
     return jnp.concatenate(_shifts(x, windows, strides, sides), axis=-1)
 
 

@@ -8,7 +8,8 @@ import jax
 from flax import linen as nn
 
 from metalearn.core import InputError
-from metalearn.nets._conv import Conv, Padding, max_pool
+from metalearn.nets._conv import Conv, Padding, conv, max_pool
+from metalearn.nets._folded import can_fold, conv_norm_relu
 from metalearn.nets._norm import BatchNorm, LayerNorm
 from metalearn.nets._product import Dense
 
@@ -117,17 +118,20 @@ class _Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, train):
-        x = Conv(self.features, 3, self.strides, self.padding, self.impl, kernel_init=self.kernel_init, name="conv")(x)
+        layer = Conv(self.features, 3, self.strides, self.padding, self.impl, kernel_init=self.kernel_init, name="conv")
+        kernel, _ = layer.weights(x.shape[-1])
+        shape = jax.eval_shape(lambda: conv(x, kernel, self.strides, self.padding, self.impl)).shape
+        if self.pool and min(shape[1:3]) < 2:
+            raise InputError(f"pool needs images of 2x2 at least in every block, but got {shape[1]}x{shape[2]}.")
         if self.norm in ("batch", "running"):
-            running = self.norm == "running"
-            x = BatchNorm(running, self.momentum, self.epsilon, self.scale, name="norm")(x, train)
-        elif self.norm == "layer":
-            x = LayerNorm(self.epsilon, self.scale, name="norm")(x)
+            norm = BatchNorm(self.norm == "running", self.momentum, self.epsilon, self.scale, name="norm")
+            if can_fold(layer, x.shape[-1]):
+                x = conv_norm_relu(x, layer, norm, train, self.pool)
+                return nn.Dropout(self.dropout)(x, deterministic=not train)
+            x = norm(layer(x), train)
+        else:
+            x = layer(x)
+            x = LayerNorm(self.epsilon, self.scale, name="norm")(x) if self.norm == "layer" else x
         x = nn.relu(x)
-        if self.pool:
-            if min(x.shape[1:3]) < 2:
-                raise InputError(
-                    f"pool needs images of 2x2 at least in every block, but got {x.shape[1]}x{x.shape[2]}."
-                )
-            x = max_pool(x)
+        x = max_pool(x) if self.pool else x
         return nn.Dropout(self.dropout)(x, deterministic=not train)

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-import jax
 from flax import linen as nn
 
 from metalearn.core import InputError
+from metalearn.nets._conv import Conv
 from metalearn.nets._pooled_convs import pooled_convs
 from metalearn.nets._product import Dense
 
@@ -29,22 +29,8 @@ class LeNet(nn.Module):
         if len(self.filters) != len(self.kernels):
             raise InputError(f"filters and kernels must be as many, but are {self.filters} and {self.kernels}.")
         channels = [x.shape[-1], *self.filters]
-        sizes = zip(self.kernels, channels, self.filters)
-        x = pooled_convs(x, [_Weights(*size, name=f"conv_{i}")() for i, size in enumerate(sizes)])
+        layers = [Conv(*size, name=f"conv_{i}") for i, size in enumerate(zip(self.filters, self.kernels))]
+        x = pooled_convs(x, [layer.weights(entering) for layer, entering in zip(layers, channels)])
         # the same as before pooling and ReLU, for what is dropped is 0 and what stays is multiplied
         x = nn.Dropout(self.dropout, broadcast_dims=(1, 2))(x, deterministic=not train)
         return nn.relu(Dense(self.hidden, name="hidden")(x.reshape(x.shape[0], -1)))
-
-
-class _Weights(nn.Module):
-    """A convolution's parameters, as those of `Conv`."""
-
-    size: int
-    channels: int
-    filters: int
-
-    @nn.compact
-    def __call__(self) -> tuple[jax.Array, jax.Array]:
-        shape = (self.size, self.size, self.channels, self.filters)
-        kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
-        return kernel, self.param("bias", nn.initializers.zeros, (self.filters,))

@@ -1,5 +1,8 @@
 """Normalisation layers, computed in float32 at least."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -23,21 +26,28 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
     use_scale: bool = True
 
-    @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        axes = tuple(range(x.ndim - 1))
-        if not self.running:
-            return _affine(self, _standard(x, self.epsilon), x)
-        mean = self.variable("batch_stats", "mean", jnp.zeros, x.shape[-1], jnp.float32)
-        var = self.variable("batch_stats", "var", jnp.ones, x.shape[-1], jnp.float32)
         shape = (1,) * (x.ndim - 1) + (-1,)
-        if not train:
-            return _affine(self, _normalise(x, mean.value.reshape(shape), var.value.reshape(shape), self.epsilon), x)
-        moments = _moments(x, axes)
-        if not self.is_initializing():
-            for kept, new in zip((mean, var), moments, strict=True):
-                kept.value = self.momentum * kept.value + (1 - self.momentum) * lax.stop_gradient(new).reshape(-1)
-        return _affine(self, _standard(x, self.epsilon), x)
+        (mean, var), scale, bias = self.weights(x.shape[-1], lambda: _moments(x, tuple(range(x.ndim - 1))), train)
+        if self.running and not train:
+            y = _normalise(x, mean.reshape(shape), var.reshape(shape), self.epsilon)
+        else:
+            y = _standard(x, self.epsilon)
+        return _affine(y, scale, bias, x)
+
+    @nn.compact
+    def weights(self, channels: int, moments: Callable[[], Any], train: bool = False):
+        """((mean, variance), scale or None, bias) for inputs of so many channels, where something else is done with
+        them: the running averages in evaluation, else those of the batch, `moments()`, which move the running ones."""
+        found = () if self.running and not train else moments()
+        if self.running:
+            names, starts = ("mean", "var"), (jnp.zeros, jnp.ones)
+            kept = [self.variable("batch_stats", *pair, channels, jnp.float32) for pair in zip(names, starts)]
+            if found and not self.is_initializing():
+                for one, new in zip(kept, found, strict=True):
+                    one.value = self.momentum * one.value + (1 - self.momentum) * lax.stop_gradient(new).reshape(-1)
+            found = found or tuple(one.value for one in kept)
+        return found, *_scale_and_bias(self, channels)
 
 
 class LayerNorm(nn.Module):
@@ -48,7 +58,8 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        return _affine(self, _normalise(x, *_moments(x, tuple(range(1, x.ndim))), self.epsilon), x)
+        y = _normalise(x, *_moments(x, tuple(range(1, x.ndim))), self.epsilon)
+        return _affine(y, *_scale_and_bias(self, x.shape[-1]), x)
 
 
 def _moments(x, axes):
@@ -79,9 +90,12 @@ def _normalise(x, mean, var, epsilon):
     return (x.astype(mean.dtype) - mean) * lax.rsqrt(var + epsilon)
 
 
-def _affine(module, y, x):
+def _scale_and_bias(module, channels):
+    scale = module.param("scale", nn.initializers.ones, (channels,)) if module.use_scale else None
+    return scale, module.param("bias", nn.initializers.zeros, (channels,))
+
+
+def _affine(y, scale, bias, x):
     shape = (1,) * (x.ndim - 1) + (-1,)
-    if module.use_scale:
-        y = y * module.param("scale", nn.initializers.ones, (x.shape[-1],)).reshape(shape)
-    y = y + module.param("bias", nn.initializers.zeros, (x.shape[-1],)).reshape(shape)
-    return y.astype(jnp.promote_types(x.dtype, jnp.float32))
+    y = y if scale is None else y * scale.reshape(shape)
+    return (y + bias.reshape(shape)).astype(jnp.promote_types(x.dtype, jnp.float32))
