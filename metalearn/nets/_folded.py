@@ -25,8 +25,9 @@ def can_fold(layer: Conv, channels: int) -> bool:
 
 def conv_norm_relu(x: jax.Array, layer: Conv, norm: BatchNorm, train: bool, pool: bool) -> jax.Array:
     """ReLU of `norm(layer(x), train)`, then perhaps 2×2 max pooling, whose numbers and derivatives it has up to
-    rounding: `[n, H, W, C]` to `[n, H', W', F]`. The layer has a bias."""
+    rounding: `[n, H, W, C]` to `[n, H', W', F]`."""
     kernel, bias = layer.weights(x.shape[-1])
+    bias = jnp.zeros(layer.features) if bias is None else bias
     how = (layer.strides, layer.padding)
     (mean, var), scale, offset = norm.weights(layer.features, lambda: moments(x, kernel, bias, *how), train)
     factor = lax.rsqrt(var + norm.epsilon)
