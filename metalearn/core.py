@@ -118,6 +118,7 @@ class Aggregator(NamedTuple):
     `finish(sum, state, params, key) -> (update, state)` say so, and no more than one chunk of updates is ever held.
     `linear`: its coefficients do not look at directions, so it commutes with the backward pass.
     `weigh`, with the arguments of `update`, exists where the aggregate is Σ_k w_k u_k: `-> (w[K], state)`.
+    `by_products`: it asks for nothing but updates' inner products, and may be given others that have the same.
     """
 
     init: Callable[[Params], Any]
@@ -126,6 +127,7 @@ class Aggregator(NamedTuple):
     finish: Callable[[Any, Any, Params, Key], tuple[Any, Any]] | None = None
     linear: bool = False
     weigh: Callable[..., tuple[jax.Array, Any]] | None = None
+    by_products: bool = False
 
 
 class Algorithm(NamedTuple):

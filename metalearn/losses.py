@@ -13,6 +13,7 @@ from metalearn.arguments import check_aggregator, check_optimizer
 from metalearn.core import Aggregator, Algorithm, Aux, Batch, InputError, Key, Params
 from metalearn.mapping import Mapping, scanned
 from metalearn.outer import State
+from metalearn.products import same_products
 from metalearn.tree import merge, num_rows, partition, select, statistics, strong, with_statistics
 
 _SMALL = 100_000  # numbers that K backward passes may each have for themselves
@@ -53,11 +54,12 @@ def over_losses(
         gone, and keep them between: one backward pass in those. For aggregators that weigh by directions. Several seeds
         trained at once save nothing by it, because a branch mapped over takes both sides.
       regulariser: `params -> scalar`, added to the joint objective, outside of the aggregation: soft sharing.
-      mapping: how the K backward passes are mapped. Unless given, one after another on a CPU, but all at once where
-        they go through fewer numbers than they end in, and on other backends, of which none was measured.
+      mapping: how the K backward passes are mapped. Unless given, they end before the kernels of dense layers where
+        the aggregator asks for inner products alone and that saves half of the numbers (`metalearn.products`), and one
+        more is done for the sum. Otherwise one after another on a CPU, but all at once where they go through fewer
+        numbers than they end in, and on other backends, of which none was measured.
 
-    Metrics `per_task/weight` `[K]` are there where the weights are known: where the aggregator never looks at
-    directions, or `every` is above 1.
+    Metrics `per_task/weight` `[K]` are there where the aggregate is a weighted sum.
 
     Raises:
       InputError: without a head, where `at` is neither, where `every` is not for this aggregator, where nothing is
@@ -141,17 +143,18 @@ def over_losses(
 
         def by_direction(aggregator_state, last):
             own, parts = cotangents((weights > 0).astype(losses.dtype))
-            stack = jax.tree.map(lambda *c: jnp.stack(c), *parts)
+            stack = seen = jax.tree.map(lambda *c: jnp.stack(c), *parts)
             if at == "params":
-                stack = _each(pull, stack, trained["shared"], mapping)
-            w = last
-            if every > 1:
-                w, new_state = aggregator.weigh(stack, aggregator_state, trained["shared"], **options)
-                w = w.astype(last.dtype)
-                direction = combination(w, stack, weights > 0)
-            else:
-                direction, new_state = aggregator.update(stack, aggregator_state, trained["shared"], **options)
-            return own, direction if at == "params" else pull(direction)[0], new_state, w
+                fewer = same_products(pull, stack) if mapping is None and aggregator.by_products else None
+                seen = fewer[0] if fewer else _each(pull, stack, trained["shared"], mapping)
+                stack = stack if fewer else None
+            if aggregator.weigh is None:
+                direction, new_state = aggregator.update(seen, aggregator_state, trained["shared"], **options)
+                return own, direction if stack is None else pull(direction)[0], new_state, last
+            w, new_state = aggregator.weigh(seen, aggregator_state, trained["shared"], **options)
+            w = w if last is None else w.astype(last.dtype)
+            direction = combination(w, seen if stack is None else stack, weights > 0)
+            return own, direction if stack is None else pull(direction)[0], new_state, w
 
         if aggregator.linear:
             w, aggregator_state = aggregator.weigh(None, aggregator_state, trained["shared"], **options)

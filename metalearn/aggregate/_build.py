@@ -91,7 +91,7 @@ def gramian(
         w, state = weigh(gram, state, key)
         return jnp.where(gram.present, _for_each(w, len(gram.norms)), 0), state
 
-    return from_weights(init, weights_of)
+    return from_weights(init, weights_of, by_products=True)
 
 
 def stacked(update: Callable, init: Callable[[Any], Any] = _empty) -> Aggregator:
@@ -133,7 +133,9 @@ def as_many(num_tasks: int | None, count: int) -> None:
         raise InputError(f"the aggregator was made for {num_tasks} tasks, but there are {count}")
 
 
-def from_weights(init: Callable, weights_of: Callable, *, linear: bool = False) -> Aggregator:
+def from_weights(
+    init: Callable, weights_of: Callable, *, linear: bool = False, by_products: bool = False
+) -> Aggregator:
     """The sum Σ_k w_k u_k over present tasks, for `weights_of` with the arguments of `update`."""
 
     def update(updates, state, params=None, *, weights=None, losses=None, key=None):
@@ -141,4 +143,4 @@ def from_weights(init: Callable, weights_of: Callable, *, linear: bool = False) 
         present = jnp.ones(w.shape, bool) if weights is None else weights > 0
         return combination(w, updates, present), state
 
-    return Aggregator(init, update, linear=linear, weigh=weights_of)
+    return Aggregator(init, update, linear=linear, weigh=weights_of, by_products=by_products)
