@@ -13,7 +13,7 @@ import metalearn as ml
 ROOT = Path(__file__).parents[1]
 FAMILIES = {"meta", "multitask", "federated", "transfer", "continual", "online"}
 LEVELS = [  # a file imports from its own level or from earlier ones
-    {"core", "arguments", "files", "tree", "products"},
+    {"core", "arguments", "files", "tree", "inner_products"},
     {"minibatch", "mapping", "aggregate", "penalty", "metrics", "nets", "data"},
     {"inner"},
     {"outer", "losses", "placement"},

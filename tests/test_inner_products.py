@@ -9,7 +9,7 @@ from flax import linen as nn
 
 import metalearn as ml
 from metalearn import aggregate as agg
-from metalearn.products import same_products
+from metalearn.inner_products import same_products
 
 K, N, D = 3, 4, 12
 
