@@ -11,9 +11,9 @@ import optax
 from metalearn.aggregate._gram import combination
 from metalearn.arguments import check_aggregator, check_optimizer
 from metalearn.core import Aggregator, Algorithm, Aux, Batch, InputError, Key, Params
+from metalearn.inner_products import same_products
 from metalearn.mapping import Mapping, scanned
 from metalearn.outer import State
-from metalearn.inner_products import same_products
 from metalearn.tree import merge, num_rows, partition, select, statistics, strong, with_statistics
 
 _SMALL = 100_000  # numbers that K backward passes may each have for themselves
@@ -54,10 +54,10 @@ def over_losses(
         gone, and keep them between: one backward pass in those. For aggregators that weigh by directions. Several seeds
         trained at once save nothing by it, because a branch mapped over takes both sides.
       regulariser: `params -> scalar`, added to the joint objective, outside of the aggregation: soft sharing.
-      mapping: how the K backward passes are mapped. Unless given, they end before the kernels of dense layers where
-        the aggregator asks for inner products alone and that saves half of the numbers (`metalearn.inner_products`), and one
-        more is done for the sum. Otherwise one after another on a CPU, but all at once where they go through fewer
-        numbers than they end in, and on other backends, of which none was measured.
+      mapping: how the K backward passes are mapped. Unless given, one after another on a CPU, but all at once where
+        they go through fewer numbers than they end in, and on other backends, of which none was measured. Where inner
+        products are all that the aggregator asks for and it saves half of the numbers, they end before the kernels of
+        dense layers (`metalearn.inner_products`), and one more pass makes the sum.
 
     Metrics `per_task/weight` `[K]` are there where the aggregate is a weighted sum.
 
