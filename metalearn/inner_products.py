@@ -80,8 +80,9 @@ def _product_of(program, equation):
     ((x, x_examples),) = known
     ((y, y_examples),) = (pair for pair in sides if id(pair[0]) in moving)
     examples, inputs = x.aval.shape[x_examples], x.aval.shape[1 - x_examples]
-    same = equation.outvars[0].aval.dtype == x.aval.dtype == y.aval.dtype
-    return _Dense(x, y, x_examples, y_examples) if same and examples < inputs else None
+    # of half precision there is no factorisation
+    fits = equation.outvars[0].aval.dtype == x.aval.dtype == y.aval.dtype in (jnp.float32, jnp.float64)
+    return _Dense(x, y, x_examples, y_examples) if fits and examples < inputs else None
 
 
 def _coming_back(program):

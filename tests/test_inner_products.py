@@ -22,7 +22,7 @@ def inner(tree):
 def both(fn, params, x, key):
     """The gradients in fewer numbers, or None, and as they are."""
     y, pull = jax.vjp(lambda params: fn(params, x), params)
-    cotangents = jax.random.normal(key, (K, *y.shape))
+    cotangents = jax.random.normal(key, (K, *y.shape), y.dtype)
     return same_products(pull, cotangents), jax.vmap(pull)(cotangents)
 
 
@@ -77,6 +77,11 @@ def test_examples_that_are_alike_or_zero(key):
 def test_none_where_it_is_no_product_over_few_examples(key, fn, n):
     params = {"a": weights(key)["a"]} if fn is not layers else weights(key)
     assert both(fn, params, jax.random.normal(key, (n, D)), key)[0] is None
+
+
+def test_half_precision_is_left_as_it_is(key):
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), weights(key))
+    assert both(layers, half, jax.random.normal(key, (N, D), jnp.bfloat16), key)[0] is None
 
 
 WAYS = {
