@@ -207,16 +207,22 @@ def _by_tiles(x, kernel, sides, side=2):
     around = [(low, side * n - low - size, 0) for (low, _), n, size in zip(sides, (rows, columns), shape)]
     x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *around, (0, 0, 0)))
     x = x.reshape(count, rows, side, columns, side, channels).transpose(0, 1, 3, 2, 4, 5)
-    room = [window * side - length for window, length in zip(windows, lengths)]
-    laid = [
-        jnp.pad(kernel, ((i, room[0] - i), (j, room[1] - j), (0, 0), (0, 0))) for i in range(side) for j in range(side)
-    ]
-    wide = jnp.stack(laid, 3).reshape(windows[0], side, windows[1], side, channels, -1).transpose(0, 2, 1, 3, 4, 5)
-    depth = side * side * channels
-    x, wide = x.reshape(count, rows, columns, depth), wide.reshape(*windows, depth, side * side * filters)
+    x = x.reshape(count, rows, columns, -1)
+    wide = over_tiles(kernel, windows, side).reshape(*windows, x.shape[-1], -1)
     y = _by_windows(x, wide, 1, [(0, 0), (0, 0)], even(count, _TILES // math.prod(tiles)))
     y = y.reshape(count, *tiles, side, side, filters).transpose(0, 1, 3, 2, 4, 5)
     return y.reshape(count, *(side * n for n in tiles), filters)[:, : sizes[0], : sizes[1]]
+
+
+def over_tiles(kernel: jax.Array, windows: Sequence[int], side: int) -> jax.Array:
+    """The kernel laid over every place of a tile, `[k, l, C, F]` to `[·, 4 F]`, its rows as those of the patches."""
+    height, width, channels, _ = kernel.shape
+    room = [window * side - length for window, length in zip(windows, (height, width))]
+    laid = [
+        jnp.pad(kernel, ((i, room[0] - i), (j, room[1] - j), (0, 0), (0, 0))) for i in range(side) for j in range(side)
+    ]
+    wide = jnp.concatenate(laid, -1).reshape(windows[0], side, windows[1], side, channels, -1)
+    return wide.transpose(0, 2, 1, 3, 4, 5).reshape(-1, wide.shape[-1])
 
 
 def _at_once(images, kernel, strides):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from metalearn.nets._conv import best_and_place, conv, even, in_pieces, max_pool
+from metalearn.nets._conv import best_and_place, conv, even, in_pieces, max_pool, over_tiles
 
 _FEW = 20  # channels; with more the products weigh, and a kernel laid over tiles is 1.44 times as large
 _IMAGES = 256  # at a time: what lies between the layers then fits into a cache
@@ -58,20 +58,9 @@ def _tiled(x, kernel, side=2):
     x = x.reshape(-1, *tiles, count)
     places = [(i, j) for i in range(windows[0]) for j in range(windows[1])]
     patches = jnp.concatenate([x[:, i : i + pooled[0], j : j + pooled[1]] for i, j in places])
-    wide = _over_tiles(kernel, windows, side)
+    wide = over_tiles(kernel, windows, side)
     y = wide.T @ patches.reshape(wide.shape[0], -1)
     return _largest(y.reshape(side * side, filters, *pooled, count))
-
-
-def _over_tiles(kernel, windows, side):
-    """The kernel laid over every place of a tile, `[k, l, C, F]` to `[·, 4 F]`, its rows as those of the patches."""
-    height, width, channels, _ = kernel.shape
-    room = [window * side - length for window, length in zip(windows, (height, width))]
-    laid = [
-        jnp.pad(kernel, ((i, room[0] - i), (j, room[1] - j), (0, 0), (0, 0))) for i in range(side) for j in range(side)
-    ]
-    wide = jnp.concatenate(laid, -1).reshape(windows[0], side, windows[1], side, channels, -1)
-    return wide.transpose(0, 2, 1, 3, 4, 5).reshape(-1, wide.shape[-1])
 
 
 @jax.custom_jvp
