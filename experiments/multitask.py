@@ -87,8 +87,18 @@ def _emphasis(k: int, first: float) -> np.ndarray:
 
 def _auto_lambda(s: Any, pieces: Any, optimizer: Any, count: int, epoch: int, weights_rate: float) -> ml.Algorithm:
     """All tasks are primary, and what is looked ahead to is another training batch, as by the authors' code."""
-    options = {"look_ahead": s.rates[0], "weights_optimizer": optax.adam(weights_rate), "primary": list(pieces[2])}
+    options = {"weights_optimizer": optax.adam(weights_rate), "primary": list(pieces[2])}
+    if s.optimizer == "adam":  # whose step has no derivative where a gradient is zero
+        options["look_ahead"] = s.rates[0]
     return _step(mt.auto_lambda)(s, pieces, optimizer, count, epoch, **options)
+
+
+def _nash(s: Any, pieces: Any, optimizer: Any, count: int, epoch: int, length: float | None = None) -> ml.Algorithm:
+    """With `length`, the direction of what is shared has it whatever the gradients, as by the authors' code."""
+    if length is not None:
+        alone = {"shared": optax.normalize_by_update_norm(length), "tasks": optax.identity()}
+        optimizer = optax.chain(optax.partition(alone, {name: name for name in alone}), optimizer)
+    return _by(lambda k, epoch: agg.nash())(s, pieces, optimizer, count, epoch)
 
 
 def _grid(name: str, *values: float) -> list[Mapping[str, float]]:
@@ -132,7 +142,7 @@ METHODS = {
     "gradvac": Method("GradVac", "wang2021gradvac", _by(lambda k, epoch: agg.gradvac(k))),
     "graddrop": Method("GradDrop", "chen2020graddrop", _by(lambda k, epoch: agg.graddrop())),
     "cagrad": Method("CAGrad", "liu2021cagrad", _by(lambda k, epoch, **o: agg.cagrad(**o)), _grid("c", 0.2, 0.4)),
-    "nash": Method("Nash-MTL", "navon2022nash", _by(lambda k, epoch: agg.nash())),
+    "nash": Method("Nash-MTL", "navon2022nash", _nash, ({}, {"length": 1.0})),
     "imtl_g": Method("IMTL-G", "liu2021imtl", _by(lambda k, epoch: agg.imtl_g())),
     "aligned": Method("Aligned-MTL", "senushkin2023aligned", _by(lambda k, epoch: agg.aligned())),
     "upgrad": Method("UPGrad", "quinton2024upgrad", _by(lambda k, epoch: agg.upgrad())),
@@ -344,8 +354,9 @@ def minibatches(data: Batch, size: int, count: int = 1) -> Callable:
 
 
 def optimizer_of(s: Any, rate: float, steps_an_epoch: int) -> optax.GradientTransformation:
-    """The parameters' optimizer, its rate multiplied by `s.decay` every ten epochs."""
-    schedule = optax.exponential_decay(rate, 10 * steps_an_epoch, s.decay, staircase=True) if s.decay != 1 else rate
+    """The parameters' optimizer, its rate multiplied by `s.decay` every `s.decay_every` epochs."""
+    every = s.decay_every * steps_an_epoch
+    schedule = optax.exponential_decay(rate, every, s.decay, staircase=True) if s.decay != 1 else rate
     made = {"adam": lambda: optax.adam(schedule), "sgd": lambda: optax.sgd(schedule, 0.9)}
     if s.optimizer not in made:
         raise InputError(f"there is no optimizer {s.optimizer!r}; {nearest(s.optimizer, made)}")
@@ -368,8 +379,11 @@ def check_settings(s: Any) -> None:
         method_of(name)
     if s.probe is not None and not 1 <= s.probe <= s.epochs:
         raise InputError(f"probe must be between 1 and the {s.epochs} epochs, but is {s.probe}.")
-    if min(s.rates) <= 0 or s.epochs < 1 or s.batch < 1:
-        raise InputError(f"rates, epochs and batch must be positive, but are {s.rates}, {s.epochs} and {s.batch}.")
+    if min(s.rates) <= 0 or min(s.epochs, s.batch, s.decay_every) < 1:
+        raise InputError(
+            f"rates, epochs, batch and decay_every must be positive, but are {s.rates}, {s.epochs}, {s.batch} and "
+            f"{s.decay_every}."
+        )
     if not 0 < s.validation < 1:
         raise InputError(f"validation must be a share between 0 and 1, but is {s.validation}.")
     optimizer_of(s, 1.0, 1)

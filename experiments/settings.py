@@ -137,7 +137,8 @@ class MultiTask:
     optimizer: str = "adam"
     """adam, or sgd with momentum .9."""
     decay: float = 1.0
-    """The rate is multiplied by this every ten epochs."""
+    """The rate is multiplied by this every decay_every epochs."""
+    decay_every: int = 10
     epochs: int = 20
     probe: int | None = None
     """Epochs of runs of the first seed that choose rates and options; by default whole runs of all seeds choose."""

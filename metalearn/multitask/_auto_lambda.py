@@ -20,7 +20,7 @@ def auto_lambda(
     optimizer: optax.GradientTransformation,
     *,
     primary: Sequence[str],
-    look_ahead: float | jax.Array,
+    look_ahead: float | jax.Array | None = None,
     weights_optimizer: optax.GradientTransformation | None = None,
     start: float = 0.1,
     **options: Any,
@@ -35,7 +35,8 @@ def auto_lambda(
 
     Args:
       primary: names of the tasks that count in the end.
-      look_ahead: α, usually the parameters' own rate.
+      look_ahead: α of a plain gradient step. Unless given, the step ahead is the optimizer's own, momentum and schedule
+        and all, as in the authors' code; it must then have a derivative, which Adam's has not where a gradient is zero.
       weights_optimizer: of λ; by default Adam at 1e-4. `start`: every λ_k at first.
     """
     unknown = [name for name in primary if name not in heads]
@@ -57,14 +58,16 @@ def auto_lambda(
         training, validation = batch
         (weights, tuner_state), kept = state.aggregator_state
         trained, rest = partition(state.params)
+        forward = optimizer if look_ahead is None else optax.sgd(look_ahead)
+        forward_state = state.opt_state if look_ahead is None else forward.init(trained)
 
         def ahead(weights):
             def loss(trained):
                 losses, present = all_losses(merge(trained, rest), training, key)
                 return jnp.where(present, weights * losses, 0).sum()
 
-            moved = jax.tree.map(lambda p, g: p - look_ahead * g, trained, jax.grad(loss)(trained))
-            losses, _ = all_losses(merge(moved, rest), validation, key)
+            move, _ = forward.update(jax.grad(loss)(trained), forward_state, trained)
+            losses, _ = all_losses(merge(optax.apply_updates(trained, move), rest), validation, key)
             return (counts * losses).sum()
 
         change, tuner_state = tuner.update(jax.grad(ahead)(weights), tuner_state, weights)

@@ -31,7 +31,8 @@ def own(s, pieces, optimizer, count, epoch):
         (DIGITS, ["few", "--methods", "pcgard"], "did you mean 'pcgrad'"),
         (DIGITS, ["few", "--methods", "no_such_module:method"], "no_such_module"),
         (DIGITS, ["few", "--methods"], "methods, seeds and rates each need at least one value"),
-        (DIGITS, ["few", "--rates", "0"], "rates, epochs and batch must be positive"),
+        (DIGITS, ["few", "--rates", "0"], "rates, epochs, batch and decay_every must be positive"),
+        (DIGITS, ["few", "--decay-every", "0"], "rates, epochs, batch and decay_every must be positive"),
         (DIGITS, ["few", "--probe", "99"], "probe must be between 1 and the 30 epochs"),
         (DIGITS, ["few", "--validation", "1"], "validation must be a share"),
         (DIGITS, ["few", "--test", "0.9"], "test must leave something"),
@@ -142,6 +143,22 @@ def test_methods_of_every_kind_learn_and_are_others(tmp_path):
         assert not np.array_equal(found[one], found[other]), (one, other)
 
 
+def test_nash_mtls_direction_may_have_one_length():
+    settings = short("x", optimizer="sgd")
+    problem = DIGITS.problem(settings)
+    sample = multitask.minibatches(problem.train, settings.batch)
+    moved = {}
+    for options in ({}, {"length": 1.0}):
+        algorithm, _ = multitask.made(settings, problem, "nash", multitask.Candidate(0.1, options), problem.tasks)
+        state = algorithm.init(jax.random.key(0), sample(jax.random.key(1)))
+        after, _ = jax.jit(algorithm.step)(state, sample(jax.random.key(1)), jax.random.key(2))
+        moved[len(options)] = jax.tree.map(jnp.subtract, after.params, state.params)
+    np.testing.assert_allclose(optax.tree.norm(moved[1]["shared"]), 0.1, rtol=1e-5)
+    assert abs(optax.tree.norm(moved[0]["shared"]) - 0.1) > 1e-3
+    for one, other in zip(*(jax.tree.leaves(moved[n]["tasks"]) for n in moved)):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
 def test_batches_of_a_step_are_independent():
     problem = DIGITS.problem(short("x"))
     one, other, third = multitask.minibatches(problem.train, 64, 3)(jax.random.key(0))
@@ -154,14 +171,16 @@ def test_fixed_weights_have_mean_one():
     np.testing.assert_allclose(multitask._emphasis(2, 0.25), [0.5, 1.5])
 
 
-def test_the_optimizer_decays_every_ten_epochs():
-    settings = replace(DIGITS.PRESETS["few"][1], optimizer="sgd", decay=0.5)
+@pytest.mark.parametrize("every", [10, 15])
+def test_the_optimizer_decays_every_so_many_epochs(every):
+    settings = replace(DIGITS.PRESETS["few"][1], optimizer="sgd", decay=0.5, decay_every=every)
     optimizer = multitask.optimizer_of(settings, 1.0, steps_an_epoch=2)
     state, moved = optimizer.init(jnp.zeros(())), []
-    for t in range(41):
+    for t in range(4 * every + 1):
         change, state = optimizer.update(jnp.asarray(1.0 if t == 0 else 0.0), state)
         moved.append(float(change) / -(0.9**t))
-    np.testing.assert_allclose([moved[0], moved[19], moved[20], moved[40]], [1, 1, 0.5, 0.25], rtol=1e-5)
+    found = [moved[t] for t in (0, 2 * every - 1, 2 * every, 4 * every)]
+    np.testing.assert_allclose(found, [1, 1, 0.5, 0.25], rtol=1e-5)
     with pytest.raises(ml.InputError, match="did you mean 'sgd'"):
         multitask.optimizer_of(replace(settings, optimizer="sdg"), 1.0, 1)
     assert isinstance(optimizer, optax.GradientTransformation)

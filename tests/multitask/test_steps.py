@@ -109,6 +109,25 @@ def test_auto_lambda_descends_the_primary_tasks_validation_loss():
     assert not np.allclose(expected, even)
 
 
+def test_auto_lambda_looks_ahead_by_the_optimizers_own_step():
+    """With momentum and a schedule: v' = μ v + g and θ' = θ - α_t v', of which the first batches made v."""
+    momentum, rates = 0.8, np.array([0.05, 0.03, 0.01])
+    algorithm = mt.auto_lambda(
+        init, trunk, HEADS, optax.sgd(lambda t: jnp.asarray(rates)[t], momentum),
+        primary=["a", "c"], weights_optimizer=optax.sgd(0.5), start=0.2,
+    )  # fmt: skip
+    pairs = [(batch(2 * t), batch(2 * t + 1)) for t in range(3)]
+    w, v, weights = np.array([0.2, 0.1]), np.zeros(2), np.full(3, 0.2)
+    for rate, (training, validation), state in zip(rates, pairs, run(algorithm, pairs)):
+        moved = w - rate * (momentum * v + weights @ rows(w, training))
+        slope = -rate * rows(w, training) @ rows(moved, validation)[[0, 2]].sum(0)
+        weights = np.maximum(weights - 0.5 * slope, 0)
+        v = momentum * v + weights @ rows(w, training)
+        w = w - rate * v
+        np.testing.assert_allclose(state.aggregator_state[0][0], weights, rtol=1e-6)
+        np.testing.assert_allclose(state.params["shared"], w, rtol=1e-6)
+
+
 def test_moco_tracks_gradients_and_moves_weights_on_the_simplex():
     algorithm = mt.moco(init, trunk, HEADS, optax.sgd(RATE), track=0.4, weights_rate=0.02, regularisation=0.1)
     w, y, share = np.array([0.2, 0.1]), np.zeros((3, 2)), np.full(3, 1 / 3)
