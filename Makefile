@@ -11,7 +11,8 @@ demo: $(VENV)/ready
 
 # Most of a test is compilation, which takes half as long without optimisation; what optimised code alone shows is
 # marked so.
-QUICKLY = XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+QUICKLY = XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true \
+	--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 test: $(VENV)/ready
 	$(QUICKLY) $(BIN)/python -m pytest -n 2 -m "not slow"
