@@ -9,8 +9,8 @@ BIN = $(VENV)/bin
 demo: $(VENV)/ready
 	$(BIN)/python -m experiments.sinusoid demo
 
-# Most of a test is compilation, which takes a third of the time without optimisation, with XLA's older fusion emitters
-# and one piece of code at a time; what optimised code alone shows is marked so.
+# Most of a test is compilation, which takes less than half the time without optimisation, with XLA's older fusion
+# emitters and one piece of code at a time; what optimised code alone shows is marked so.
 QUICKLY = XLA_FLAGS="--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true \
 	--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 

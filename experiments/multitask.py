@@ -87,9 +87,8 @@ def _emphasis(k: int, first: float) -> np.ndarray:
 
 def _auto_lambda(s: Any, pieces: Any, optimizer: Any, count: int, epoch: int, weights_rate: float) -> ml.Algorithm:
     """All tasks are primary, and what is looked ahead to is another training batch, as by the authors' code."""
-    options = {"weights_optimizer": optax.adam(weights_rate), "primary": list(pieces[2])}
-    if s.optimizer == "adam":  # whose step has no derivative where a gradient is zero
-        options["look_ahead"] = s.rates[0]
+    ahead = s.rates[0] if s.optimizer == "adam" else None  # whose step has no derivative where a gradient is zero
+    options = {"look_ahead": ahead, "weights_optimizer": optax.adam(weights_rate), "primary": list(pieces[2])}
     return _step(mt.auto_lambda)(s, pieces, optimizer, count, epoch, **options)
 
 

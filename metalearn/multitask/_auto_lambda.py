@@ -20,7 +20,7 @@ def auto_lambda(
     optimizer: optax.GradientTransformation,
     *,
     primary: Sequence[str],
-    look_ahead: float | jax.Array | None = None,
+    look_ahead: float | jax.Array | None,
     weights_optimizer: optax.GradientTransformation | None = None,
     start: float = 0.1,
     **options: Any,
@@ -35,8 +35,9 @@ def auto_lambda(
 
     Args:
       primary: names of the tasks that count in the end.
-      look_ahead: α of a plain gradient step. Unless given, the step ahead is the optimizer's own, momentum and schedule
-        and all, as in the authors' code; it must then have a derivative, which Adam's has not where a gradient is zero.
+      look_ahead: α of a plain gradient step, or None: the optimizer's own step, momentum and schedule and all, as in
+        the authors' code. It must then have a derivative, which Adam's has not where a gradient is zero: weights would
+        be NaN.
       weights_optimizer: of λ; by default Adam at 1e-4. `start`: every λ_k at first.
     """
     unknown = [name for name in primary if name not in heads]

@@ -114,7 +114,7 @@ def test_auto_lambda_looks_ahead_by_the_optimizers_own_step():
     momentum, rates = 0.8, np.array([0.05, 0.03, 0.01])
     algorithm = mt.auto_lambda(
         init, trunk, HEADS, optax.sgd(lambda t: jnp.asarray(rates)[t], momentum),
-        primary=["a", "c"], weights_optimizer=optax.sgd(0.5), start=0.2,
+        primary=["a", "c"], look_ahead=None, weights_optimizer=optax.sgd(0.5), start=0.2,
     )  # fmt: skip
     pairs = [(batch(2 * t), batch(2 * t + 1)) for t in range(3)]
     w, v, weights = np.array([0.2, 0.1]), np.zeros(2), np.full(3, 0.2)
