@@ -5,7 +5,7 @@ A model is a pair of functions, so `metalearn.core.Model(init, apply)` is all th
 
 from metalearn.nets._character_rnn import CharacterRNN
 from metalearn.nets._cnn import CNN
-from metalearn.nets._conv import Conv, conv, max_pool
+from metalearn.nets._conv import Conv, conv
 from metalearn.nets._conv4 import Conv4
 from metalearn.nets._head import with_head
 from metalearn.nets._lenet import LeNet
@@ -13,6 +13,7 @@ from metalearn.nets._linen import from_linen
 from metalearn.nets._mlp import MLP
 from metalearn.nets._nnx import from_nnx
 from metalearn.nets._norm import BatchNorm, LayerNorm
+from metalearn.nets._pool import max_pool
 
 __all__ = [
     "CNN",

@@ -2,7 +2,8 @@
 
 from flax import linen as nn
 
-from metalearn.nets._conv import Conv, max_pool
+from metalearn.nets._conv import Conv
+from metalearn.nets._pool import max_pool
 from metalearn.nets._product import Dense
 
 

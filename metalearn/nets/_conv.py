@@ -19,7 +19,6 @@ _MANY = 4_000_000  # numbers in the patches of all images, 16 MB
 _ROWS = 1_600  # patches of one matrix product
 _LARGE = 5  # kernels of this size, from few channels to few filters, are laid over tiles of two by two
 _TILED = 20
-_COMPARED = 20  # channels up to which pooling goes through comparisons, whose derivative is then the faster
 _TILES = 6_400  # of one matrix product
 
 Padding = str | int | Sequence[tuple[int, int]]
@@ -72,61 +71,6 @@ def general(lhs, rhs, window_strides, padding, lhs_dilation=None, rhs_dilation=N
     return lax.conv_general_dilated(
         lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, dimension_numbers=given, **options
     )
-
-
-def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
-    """The maximum over windows that do not overlap: `[n, H, W, C]` to `[n, H // window, W // window, C]`.
-
-    Rows and columns that do not fill a window are dropped. Twice differentiable, and fast inside loops, which
-    `lax.reduce_window` is not; at a tie the first of a window has the derivative.
-    """
-    n, height, width, channels = x.shape
-    height, width = height // window, width // window
-    x = x[:, : height * window, : width * window].reshape(n, height, window, width, window, channels)
-    return _largest(x) if channels > _COMPARED else _largest_by_axis(x)
-
-
-@jax.custom_jvp
-def _largest(x):
-    """Of each window, `[n, H, k, W, k, C]` to `[n, H, W, C]`. With a derivative of its own: the one through
-    comparisons puts what comes back into gaps, one comparison after another. (With few channels that is faster.)"""
-    return best_and_place(_places(x))[0]
-
-
-@_largest.defjvp
-def _(primals, tangents):
-    (x,), (dx,) = primals, tangents
-    best, place = best_and_place(_places(x))
-    here = jnp.arange(x.shape[2] * x.shape[4], dtype=place.dtype).reshape(1, 1, x.shape[2], 1, x.shape[4], 1)
-    return best, jnp.where(place[:, :, None, :, None] == here, dx, 0).sum((2, 4))
-
-
-def _largest_by_axis(x):
-    for axis in (4, 2):
-        best, *others = (lax.index_in_dim(x, i, axis) for i in range(x.shape[axis]))
-        for other in others:
-            best = jnp.where(_above(other, best), other, best)
-        x = best
-    return x[:, :, 0, :, 0]
-
-
-def _above(other, best):
-    return (other > best) | jnp.isnan(other)  # what is not finite must be seen, not pooled away
-
-
-def _places(x):
-    return [x[:, :, i, :, j] for i in range(x.shape[2]) for j in range(x.shape[4])]
-
-
-def best_and_place(arrays: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """The largest of several arrays, number by number, and which of them had it first; NaN is the largest."""
-    # by comparisons: where a compiler computes a maximum twice, rounded differently, no entry equals it
-    best, *others = arrays
-    place = jnp.zeros(best.shape, jnp.int16)
-    for k, other in enumerate(others, 1):
-        larger = _above(other, best)
-        best, place = jnp.where(larger, other, best), jnp.where(larger, jnp.int16(k), place)
-    return best, place
 
 
 class Conv(nn.Module):

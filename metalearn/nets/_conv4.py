@@ -8,9 +8,10 @@ import jax
 from flax import linen as nn
 
 from metalearn.core import InputError
-from metalearn.nets._conv import Conv, Padding, conv, max_pool
+from metalearn.nets._conv import Conv, Padding, conv
 from metalearn.nets._folded import can_fold, conv_norm_relu
 from metalearn.nets._norm import BatchNorm, LayerNorm
+from metalearn.nets._pool import max_pool
 from metalearn.nets._product import Dense
 
 _NORMS = ("batch", "running", "layer", "none")

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from metalearn.nets._conv import Conv, Padding, conv, even, in_pieces, max_pool, patches_of
+from metalearn.nets._conv import Conv, Padding, conv, even, in_pieces, patches_of
 from metalearn.nets._norm import BatchNorm
+from metalearn.nets._pool import max_pool
 
 _FEW = 32  # numbers of a patch; the covariance has their square
 _MANY = 4_000_000  # outputs, 16 MB, which are not made all at once

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from metalearn.nets._conv import best_and_place, conv, even, in_pieces, max_pool, over_tiles
+from metalearn.nets._conv import conv, even, in_pieces, over_tiles
+from metalearn.nets._pool import largest, max_pool
 
 _FEW = 20  # channels; with more the products weigh, and a kernel laid over tiles is 1.44 times as large
 _IMAGES = 256  # at a time: what lies between the layers then fits into a cache
@@ -60,18 +61,4 @@ def _tiled(x, kernel, side=2):
     patches = jnp.concatenate([x[:, i : i + pooled[0], j : j + pooled[1]] for i, j in places])
     wide = over_tiles(kernel, windows, side)
     y = wide.T @ patches.reshape(wide.shape[0], -1)
-    return _largest(y.reshape(side * side, filters, *pooled, count))
-
-
-@jax.custom_jvp
-def _largest(y):
-    """The largest along the first axis, with a derivative by its place."""
-    return best_and_place(y)[0]
-
-
-@_largest.defjvp
-def _(primals, tangents):
-    (y,), (dy,) = primals, tangents
-    best, place = best_and_place(y)
-    here = jnp.arange(len(y), dtype=place.dtype).reshape(-1, *[1] * best.ndim)
-    return best, jnp.where(place[None] == here, dy, 0).sum(0)
+    return largest(y.reshape(side * side, filters, *pooled, count), (0,))
