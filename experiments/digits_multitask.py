@@ -8,8 +8,9 @@
 Which digit it is (of ten), whether it is odd, and how large it is (regression, in units of nine). A table of test
 metrics over seeds, the gain over tuned single-task models (Δm) and the paired difference to tuned equal weighting; logs
 and checkpoints go to the run folder; the same command resumes. Uncertainty's half for regression is left out: where its
-weights have settled each is 1 / (2 L) with it and without, so it changes how they begin. `--methods some.module:function` takes a method of your
-own: `function(settings, (init, trunk, heads), optimizer, K, steps_an_epoch) -> Algorithm`.
+weights have settled each is 1 / (2 L) with it and without, so it changes how they begin. `--methods
+some.module:function` takes a method of your own: `function(settings, (init, trunk, heads), optimizer, K,
+steps_an_epoch) -> Algorithm`.
 """
 
 from dataclasses import dataclass
