@@ -158,29 +158,31 @@ def test_fixed_points():
     assert np.abs(end(equal) - OPTIMUM).max() > 1e-2
 
 
-@pytest.mark.slow
-def test_fednova():
+@pytest.mark.parametrize("momentum", [0.0, pytest.param(0.9, marks=pytest.mark.slow)])
+def test_fednova(momentum):
     """Clients with other numbers of steps: two epochs of batches of one."""
 
     def reference(w):
         total, mean_work, stacked = 0.0, 0.0, Batch(jnp.asarray(X), jnp.asarray(Y), clients().support.mask)
         for k in range(N):
             one = jax.tree.map(lambda a, k=k: a[k], stacked)
-            learn = ml.fit(ml.supervised(MODEL, criterion), SGD, num_epochs=2, batch_size=1)
+            learn = ml.fit(ml.supervised(MODEL, criterion), optax.sgd(RATE, momentum), num_epochs=2, batch_size=1)
             key = jax.random.fold_in(jax.random.split(KEY_0, 3)[0], k)  # as over_clients derives it
             fitted = learn({"body": jnp.asarray(w[0]), "head": jnp.asarray(w[1])}, one, key)
             assert int(fitted.steps) == 2 * SIZES[k]
-            total += P[k] * (w - vector(fitted.params)) / (2 * SIZES[k])
-            mean_work += P[k] * 2 * SIZES[k]
-        return w - mean_work * total
+            # how often each step's gradient has been added up by the end, and all of them together
+            work = sum(momentum**j for i in range(2 * SIZES[k]) for j in range(i + 1))
+            total += P[k] * (w - vector(fitted.params)) / work
+            mean_work += P[k] * work
+        return w - 0.5 * mean_work * total
 
     KEY_0 = jax.random.fold_in(KEY, 0)
-    state = run(fl.fednova(MODEL, criterion, RATE, num_epochs=2, batch_size=1), rounds=1)[-1]
+    options = {"num_epochs": 2, "batch_size": 1}
+    algorithm = fl.fednova(MODEL, criterion, RATE, momentum=momentum, server=optax.sgd(0.5), **options)
+    state = run(algorithm, rounds=1)[-1]
     assert_near(vector(state.params), reference(START))
-    average = run(fl.fedavg(MODEL, criterion, SGD, num_epochs=2, batch_size=1), rounds=1)[-1]
-    assert np.abs(vector(state.params) - vector(average.params)).max() > 1e-3
-    same = [fl.fednova(MODEL, criterion, RATE, num_steps=STEPS), fl.fedavg(MODEL, criterion, SGD, num_steps=STEPS)]
-    assert_near(*[vector(run(algorithm)[-1].params) for algorithm in same])  # equal work: nothing to normalise
+    average = run(fl.fedavg(MODEL, criterion, optax.sgd(RATE, momentum), **options), rounds=1)[-1]
+    assert np.abs(2 * (vector(state.params) - START) - (vector(average.params) - START)).max() > 1e-3
 
 
 @pytest.mark.slow
@@ -215,7 +217,8 @@ def test_feddyn():
 
 @pytest.mark.parametrize("lite", [False, True])
 def test_mime(lite):
-    algorithm = fl.mime(MODEL, criterion, optax.sgd(RATE, momentum=0.9), lite=lite, num_steps=STEPS)
+    momentum = optax.sgd(RATE, momentum=0.9)
+    algorithm = fl.mime(MODEL, criterion, momentum, lite=lite, server_rate=0.5, num_steps=STEPS)
     w, s = START, np.zeros(2)
     for _ in range(ROUNDS):
         c = np.mean([g(w, *data(k)) for k in range(N)], 0)
@@ -226,7 +229,22 @@ def test_mime(lite):
                 gradient = g(y, *data(k)) - (0 if lite else g(w, *data(k)) - c)
                 y = y - RATE * (gradient + 0.9 * s)
             ends.append(y)
-        w, s = np.mean(ends, 0), c + 0.9 * s
+        w, s = 0.5 * w + 0.5 * np.mean(ends, 0), c + 0.9 * s
+    assert_near(vector(run(algorithm)[-1].params["params"]), w)
+
+
+def test_mimelite_with_adam():
+    """Both moments are the server's, and a local step sees its own gradient's part in them."""
+    algorithm = fl.mime(MODEL, criterion, optax.adam(RATE, 0.9, 0.99, 1e-3), lite=True, num_steps=STEPS)
+    w, m, v = START, np.zeros(2), np.zeros(2)
+    for t in range(1, ROUNDS + 1):
+        c, ends = np.mean([g(w, *data(k)) for k in range(N)], 0), []
+        for k in range(N):
+            y = w
+            for _ in range(STEPS):
+                y = y - RATE * _adam(m, v, g(y, *data(k)), t)[2]
+            ends.append(y)
+        w, (m, v, _) = np.mean(ends, 0), _adam(m, v, c, t)
     assert_near(vector(run(algorithm)[-1].params["params"]), w)
 
 
@@ -281,6 +299,14 @@ def test_ditto():
     assert_near(np.stack([state.table["body"], state.table["head"]], 1), own)
     alone = run(fl.local_only(MODEL, criterion, SGD, num_clients=N, num_steps=STEPS))[-1]
     assert_near(states(0.0).table["body"], alone.table["body"])
+    slower = {"personal": optax.sgd(RATE / 2), "server": optax.sgd(0.5), "num_clients": N, "num_steps": STEPS}
+    state = run(fl.ditto(MODEL, criterion, SGD, strength=0.0, **slower))[-1]
+    own = [descend(START, k, STEPS * ROUNDS, rate=RATE / 2) for k in range(N)]
+    assert_near(np.stack([state.table["body"], state.table["head"]], 1), own)
+    w = START
+    for _ in range(ROUNDS):
+        w = 0.5 * w + 0.5 * sum(P[k] * descend(w, k) for k in range(N))
+    assert_near(vector(state.params), w)
     assert_near(alone.table["head"], [descend(START, k, STEPS * ROUNDS)[1] for k in range(N)])
 
 
