@@ -31,6 +31,11 @@ class Peers(NamedTuple):
     alone: Sequence[str] = ()
 
 
+def with_and_without(variants: Mapping[str, Sequence[str]], word: str) -> dict[str, tuple[str, ...]]:
+    """Every variant of every peer as it is, and with one word more."""
+    return {who: (*tried, *(f"{variant}+{word}" for variant in tried)) for who, tried in variants.items()}
+
+
 def compare(
     contenders: Sequence[Contender],
     options: Options,

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 import metalearn as ml
-from benchmarks.comparison import Peers, compare
+from benchmarks.comparison import Peers, compare, with_and_without
 from benchmarks.contender import KEY, contender, handed_over, moved, on_all_cores, work_of
 from benchmarks.floor import Work
 from benchmarks.measure import TOLERANCE, Options
@@ -17,10 +17,9 @@ from metalearn.mapping import Mapping
 
 LOOPS = ("loop", "loop+fused", "loop+compile")
 CONV_LOOPS = (*LOOPS, "loop+channels_last", "loop+channels_last+fused", "loop+channels_last+compile")
-PEERS = {
-    "torch, loop over tasks": LOOPS,
-    "torch.func, vmap over tasks": ("vmap", "vmap+compile"),
-}
+PEERS = with_and_without(
+    {"torch, loop over tasks": LOOPS, "torch.func, vmap over tasks": ("vmap", "vmap+compile")}, "one_thread"
+)
 CONV_PEERS = {
     "torch, loop over tasks": CONV_LOOPS,
     "torch.func, vmap over tasks": ("vmap", "vmap+channels_last", "vmap+compile", "vmap+channels_last+compile"),

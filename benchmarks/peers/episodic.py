@@ -23,7 +23,7 @@ def prepare(variant, setting, arrays):
     net = nets.build(setting["net"], arrays, layout)
     params = dict(net.named_parameters())
     adapted = [name for name in params if name.startswith(setting["adapted"])]
-    optimizer = torch.optim.Adam(net.parameters(), lr=setting["outer_rate"])
+    optimizer = torch.optim.Adam(net.parameters(), lr=setting["outer_rate"], fused=True)
     rate, steps, first_order = setting["inner_rate"], setting["steps"], setting["first_order"]
     classifies = setting["loss"] == "cross_entropy"
     criterion = F.cross_entropy if classifies else F.mse_loss

@@ -25,7 +25,7 @@ def prepare(variant, setting, arrays):
     net = nets.build(net_of(setting), arrays, layout)
     x, y = nets.images(arrays["x"], layout), torch.from_numpy(arrays["y"]).long()
     x = x if setting["filters"] else x.flatten(1)
-    optimizer = torch.optim.Adam(net.parameters(), lr=setting["rate"])
+    optimizer = torch.optim.Adam(net.parameters(), lr=setting["rate"], fused=True)
     shared, own = list(net.shared.parameters()), list(net.tasks.parameters())
 
     def losses_of(x):
@@ -38,21 +38,25 @@ def prepare(variant, setting, arrays):
         for p, gradient in zip(parameters, gradients):
             p.grad = gradient.reshape(p.shape)
 
-    def rows(features, losses):
+    # one for all steps: to ask the system for its memory anew in each would take as long as the gradients
+    held = torch.empty(setting["tasks"], sum(p.numel() for p in shared))
+
+    def jacobian(features, losses):
         if method == "loop":
-            for loss in losses:
+            for row, loss in zip(held, losses):
                 grads = torch.autograd.grad(loss, shared, retain_graph=True)
-                yield torch.cat([g.reshape(1, -1) for g in grads], 1)
+                torch.cat([g.flatten() for g in grads], out=row)
         else:
             cotangents = torch.stack([torch.autograd.grad(loss, features, retain_graph=True)[0] for loss in losses])
             grads = torch.autograd.grad(features, shared, cotangents, retain_graph=True, is_grads_batched=True)
-            yield torch.cat([g.reshape(len(losses), -1) for g in grads], 1)
+            torch.cat([g.flatten(1) for g in grads], 1, out=held)
+        return held
 
     def equally(features, losses):
         (sum(losses) / len(losses)).backward()
 
     def by_gradients(features, losses):
-        direction = joined(torch.cat(list(rows(features, losses))))
+        direction = joined(jacobian(features, losses))
         heads = torch.autograd.grad(sum(losses), own)
         assign(own, heads)
         assign(shared, direction.split([p.numel() for p in shared]))

@@ -11,7 +11,7 @@ def prepare(variant, setting, arrays):
     _, *words = variant.split("+")
     layout = nets.layout_of(words)
     net = nets.build(setting["net"], arrays, layout).train()
-    optimizer = torch.optim.Adam(net.parameters(), lr=setting["outer_rate"])
+    optimizer = torch.optim.Adam(net.parameters(), lr=setting["outer_rate"], fused=True)
     support, query = (nets.images(arrays[f"{part}_x"][0], layout) for part in ("support", "query"))
     together = torch.cat([support, query]).contiguous(memory_format=layout)
     labels, ways = torch.from_numpy(arrays["query_y"][0]).long(), setting["ways"]

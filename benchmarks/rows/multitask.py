@@ -16,17 +16,18 @@ import numpy as np
 import optax
 
 import metalearn as ml
-from benchmarks.comparison import Peers, compare
+from benchmarks.comparison import Peers, compare, with_and_without
 from benchmarks.contender import contender, first_moment, named, work_of
 from benchmarks.measure import LOOSE_TOLERANCE, Contender, Options
 from metalearn.core import Aggregator, Batch
 
-EQUAL_PEERS = {"torch": ("equal", "equal+channels_last", "equal+compile", "equal+channels_last+compile")}
+EQUAL_PEERS = {"torch": ("equal", "equal+compile")}
 JACOBIAN_PEERS = {
-    "torch, K backward passes": ("loop", "loop+channels_last", "loop+compile"),
-    "torch, one batched backward pass": ("batched", "batched+channels_last"),
-    "TorchJD": ("torchjd", "torchjd+channels_last", "torchjd+sequential"),
+    "torch, K backward passes": ("loop", "loop+compile"),
+    "torch, one batched backward pass": ("batched",),
+    "TorchJD": ("torchjd", "torchjd+sequential"),
 }
+WAYS = {"lenet": "channels_last", "mlp": "one_thread"}  # each variant is tried with and without
 PERIOD = 10  # steps between new weights, of the line that has such
 
 
@@ -56,7 +57,8 @@ def run(row: str, options: Options) -> dict[str, Any]:
     ours, algorithm, state = made("metalearn", size, batch, _by(aggregator))
     arrays = {f"weight/{name}": value for name, value in named(state.params).items()}
     arrays |= {"x": np.asarray(batch.x), "y": np.stack([np.asarray(y) for y in batch.y.values()])}
-    peers = Peers("multitask", EQUAL_PEERS if what == "equal" else JACOBIAN_PEERS, size._asdict(), arrays)
+    tried = with_and_without(EQUAL_PEERS if what == "equal" else JACOBIAN_PEERS, WAYS[net])
+    peers = Peers("multitask", tried, size._asdict(), arrays)
     work = work_of(algorithm, state, batch)
     return {"setting": size._asdict(), **compare([ours], options, peers, work, LOOSE_TOLERANCE)}
 

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 import metalearn as ml
-from benchmarks.comparison import Peers, compare
+from benchmarks.comparison import Peers, compare, with_and_without
 from benchmarks.contender import KEY, handed_over, moved, on_all_cores, run_programs
 from benchmarks.local_training import CONV_LOOPS, LOOPS, examples, order, work_of_tasks
 from benchmarks.measure import LOOSE_TOLERANCE, TOLERANCE, Options
@@ -25,7 +25,9 @@ from metalearn.host.steps import programs
 from metalearn.mapping import Mapping
 
 _FLOWER, _PFL, _LOOP = "Flower, simulation", "pfl-research", "torch, loop over clients"
-PEERS = {_LOOP: LOOPS, _FLOWER: ("flower", "flower+often"), _PFL: ("pfl", "pfl+fused")}
+PEERS = with_and_without({_LOOP: LOOPS, _PFL: ("pfl", "pfl+fused")}, "one_thread") | {
+    _FLOWER: ("flower", "flower+often")
+}
 CONV_PEERS = {
     _LOOP: CONV_LOOPS,
     _FLOWER: ("flower", "flower+channels_last+often"),

@@ -9,17 +9,20 @@ import jax
 import optax
 
 import metalearn as ml
-from benchmarks.comparison import Peers, compare
+from benchmarks.comparison import Peers, compare, with_and_without
 from benchmarks.contender import contender, first_moment, handed_over, on_all_cores, through_run, work_of
 from benchmarks.measure import Options
 from metalearn.mapping import Mapping
 
-PEERS = {
-    "torch, loop over tasks": ("loop", "loop+compile"),
-    "torch.func, vmap over tasks": ("vmap", "vmap+compile"),
-    "higher": ("higher",),
-    "torchopt": ("torchopt",),
-}
+PEERS = with_and_without(
+    {
+        "torch, loop over tasks": ("loop", "loop+compile"),
+        "torch.func, vmap over tasks": ("vmap", "vmap+compile"),
+        "higher": ("higher",),
+        "torchopt": ("torchopt",),
+    },
+    "one_thread",
+)
 
 
 class Size(NamedTuple):
