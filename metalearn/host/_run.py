@@ -139,8 +139,10 @@ def run(
                     raise kept.spoiled(bad)
                 step += count
                 means = {name: _mean(values) for name, values in metrics.items()}
-                empty = _without_data(history, means, step) if step >= min(_SOON, num_steps) else None
-                for kind, sentence in (("apart", _far_apart(means)), ("empty", empty)):
+                doubts = {"apart": _far_apart(means)}
+                if step >= min(_SOON, num_steps):
+                    doubts |= {"empty": _without_data(history, means, step), "zero": _zero(history, means, step)}
+                for kind, sentence in doubts.items():
                     if sentence and kind not in told and processes.leads():
                         told.add(kind)
                         _say(f"warning: {sentence}")
@@ -331,6 +333,14 @@ def _without_data(history: list[logs.Record], means: Mapping[str, Any], step: in
     never = [n for n in missing if not any(measured(line.get(f"train/{n}", np.nan)) for line in history)]
     names = ", ".join(name.removesuffix("/loss") for name in never)
     return f"{step} steps without an example of {names}, of which nothing is learned." if names else None
+
+
+def _zero(history: list[logs.Record], means: Mapping[str, Any], step: int) -> str | None:
+    """One sentence where no step ever had a loss, as with weights or masks that are all zero."""
+    losses = [means.get("loss", np.nan), *(line["train/loss"] for line in history if "train/loss" in line)]
+    if np.any(np.asarray(losses, float)):
+        return None
+    return f"the loss was exactly 0 in each of {step} steps; where all weights or masks are 0, nothing is learned."
 
 
 def _finite(state: Any) -> list[bool]:

@@ -80,11 +80,20 @@ def _collectives(program):
     return found
 
 
+def _times(scale, tree):
+    return jax.tree.map(lambda leaf: scale * leaf, tree)
+
+
+def _each(update, state, key):  # as FedNova's and q-FFL's: an update and a number
+    return _times(update.loss, update.direction), update.loss
+
+
 SUMS = {
     "mean": agg.mean,
     "weighted mean": agg.weighted_mean,
     "total": agg.total,
     "weights from losses": lambda: agg.weighted(lambda losses, present, state, key: (losses, state)),
+    "summed": lambda: agg.summed(_each, lambda sums, state, params, key: (_times(1 / sums[1], sums[0]), state)),
 }
 GRAMIANS = {name: make for name, make in METHODS.items() if name not in (*SIZED, "graddrop")}
 

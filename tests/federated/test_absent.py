@@ -94,3 +94,15 @@ def test_run_goes_on_where_such_updates_are_dropped():
     assert history[0]["train/dropped"] == 1 and np.isfinite(history[0]["train/loss"])
     kept, _ = ml.run(algorithm, lambda key: without(clients(), [0]), 3, **options)
     same(state, kept)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_clients_without_a_single_example_that_counts_are_noticed(masked, capfd):
+    x = jnp.ones((4, 5, 2))
+    tasks = ml.Task(ml.Batch(x, x.sum(-1, keepdims=True), jnp.full((4, 5), 0.0 if masked else 1.0)))
+    model = ml.from_linen(ml.nets.MLP([1]))
+    algorithm = ml.federated.fedavg(model, ml.squared_error, optax.sgd(0.1), num_epochs=1, batch_size=5)
+    state, _ = ml.run(algorithm, lambda key: tasks, 20, key=jax.random.key(0), log_every=5, progress=False)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+    sentence = "warning: the loss was exactly 0 in each of 20 steps; where all weights or masks are 0, nothing is"
+    assert capfd.readouterr().err.count(sentence) == masked
