@@ -9,8 +9,9 @@ from metalearn.metrics._classification import accuracy, counts, f1, mean_iou, pr
 from metalearn.metrics._regression import mae, max_error, mse, msle, r2, rmse, rmsle
 from metalearn.metrics._multi_label import hamming, jaccard, macro_f1, micro_f1
 
-# metrics that need everything at once
 from metalearn.metrics._ranking import average_precision, mean_average_precision, roc_auc
+
+# of pairs of boxes
 from metalearn.metrics._boxes import box_iou
 
 # over tasks, methods and rounds, on the host

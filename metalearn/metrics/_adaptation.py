@@ -1,4 +1,8 @@
-"""How fast and how well a learner adapts, from its query scores after 0…T steps; on the host."""
+"""How fast and how well a learner adapts, from its query scores after 0…T steps; on the host.
+
+Meta-accuracy and meta-loss are what papers report (Finn et al. 2017, arXiv 1703.03400, and others since); papers show
+adaptation as curves, so how time and efficiency are read off these is this library's own definition.
+"""
 
 import numpy as np
 
@@ -19,8 +23,6 @@ def adaptation_time(values: np.ndarray, share: float = 0.95, *, seconds_per_step
     The first t with v_t - v_0 at least that share of v_T - v_0, for scores `[..., T + 1]` that rise or fall; where
     nothing is gained at all it is 0, where adaptation makes things worse it is how soon, and NaN where the end is not
     finite. With `seconds_per_step`, in seconds.
-
-    The definition is this library's own: papers report curves.
 
     >>> print(adaptation_time(np.array([0.2, 0.8, 0.97, 1.0])))
     2.0

@@ -1,16 +1,30 @@
-"""Metrics of how scores rank examples. No sums: they need all scores at once."""
+"""How scores rank examples: no sums, so what is kept of a batch is its scores, and merging joins them.
+
+Outputs are scores and `batch.y` labels (0 or 1), both `[n]`, or `[n, C]` for the mean over C classes.
+"""
 
 import jax
 import jax.numpy as jnp
 
 from metalearn.core import InputError
-from metalearn.metrics._metric import ratio
+from metalearn.metrics._metric import Metric, ratio, real
 
 
-def _sorted(name, scores, labels, mask):
-    if scores.shape != labels.shape or scores.ndim != 1:
-        raise InputError(f"{name} needs scores and labels [n], got {scores.shape} and {labels.shape}")
-    there = jnp.ones(scores.shape, bool) if mask is None else mask > 0
+def _ranked(name, ndim, finish):
+    def each(scores, batch):
+        scores, labels = jnp.asarray(scores), jnp.asarray(batch.y)
+        if scores.shape != labels.shape or scores.ndim != ndim:
+            expected = "[n]" if ndim == 1 else "[n, C]"
+            raise InputError(f"{name} needs scores and labels {expected}, got {scores.shape} and {labels.shape}")
+        return scores, labels, real(batch, scores)
+
+    def merge(first, second):
+        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
+
+    return Metric(each, lambda kept: finish(*kept), merge)
+
+
+def _sorted(scores, labels, there):
     # what is not real goes last, with a weight of 0
     order = jnp.argsort(jnp.where(there, -scores, jnp.inf))
     weight, dtype = there[order], jnp.result_type(float)
@@ -18,11 +32,8 @@ def _sorted(name, scores, labels, mask):
     return jnp.where(weight, scores[order], -jnp.inf), positive, jnp.where(weight, 1 - positive, 0).astype(dtype)
 
 
-def roc_auc(scores: jax.Array, labels: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """The share of pairs of a positive and a negative example in which the positive has the higher score; ties count
-    half. `scores`, `labels` (0 or 1) and `mask` are `[n]`; NaN where either kind is missing.
-    """
-    scores, positive, negative = _sorted("roc_auc", scores, labels, mask)
+def _roc_auc(*kept):
+    scores, positive, negative = _sorted(*kept)
     seen = jnp.concatenate([jnp.zeros(1), jnp.cumsum(negative)])
     descending = -scores
     above = seen[jnp.searchsorted(descending, descending, side="left")]  # negatives with a higher score
@@ -32,11 +43,8 @@ def roc_auc(scores: jax.Array, labels: jax.Array, mask: jax.Array | None = None)
     return jnp.where(pairs > 0, won.sum() / jnp.where(pairs > 0, pairs, 1), jnp.nan)
 
 
-def average_precision(scores: jax.Array, labels: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """Σ (recall gained at a threshold) · (precision there), thresholds being the scores that occur; 0 without a
-    positive example. Not interpolated. `scores`, `labels` (0 or 1) and `mask` are `[n]`.
-    """
-    scores, positive, negative = _sorted("average_precision", scores, labels, mask)
+def _average_precision(*kept):
+    scores, positive, negative = _sorted(*kept)
     descending = -scores
     last = jnp.searchsorted(descending, descending, side="right") - 1  # of those with the same score
     hits = jnp.cumsum(positive)[last]
@@ -44,6 +52,13 @@ def average_precision(scores: jax.Array, labels: jax.Array, mask: jax.Array | No
     return ratio((positive * at).sum(), positive.sum())
 
 
-def mean_average_precision(scores: jax.Array, labels: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """The mean of `average_precision` over the columns of `scores` and `labels` `[n, C]`; `mask` is `[n]`."""
-    return jax.vmap(average_precision, (1, 1, None))(scores, labels, mask).mean()
+# the share of pairs of a positive and a negative example in which the positive has the higher score; ties count half;
+# NaN where either kind is missing
+roc_auc = _ranked("roc_auc", 1, _roc_auc)
+# Σ (recall gained at a threshold) · (precision there), thresholds being the scores that occur: not interpolated; 0
+# without a positive example
+average_precision = _ranked("average_precision", 1, _average_precision)
+# its mean over classes
+mean_average_precision = _ranked(
+    "mean_average_precision", 2, lambda *kept: jax.vmap(_average_precision, 1)(*kept).mean()
+)

@@ -18,6 +18,7 @@ LOGITS, LABELS = R.randn(N, C), R.randint(0, C, N)
 SAID = LOGITS.argmax(1)
 NUMBERS, TARGETS = R.randn(N, 3), R.randn(N, 3)
 MANY, TRUE = R.randn(N, L), (R.rand(N, L) < 0.4).astype(int)
+TIES = MANY.round(0)
 MASK = (R.rand(N) < 0.7).astype(float)
 KEPT = MASK > 0
 
@@ -54,16 +55,25 @@ CASES = {
     "jaccard": (mt.jaccard, MANY, TRUE, lambda z, y: sk.jaccard_score(y, z > 0, average="samples", zero_division=0)),
     "micro_f1": (mt.micro_f1, MANY, TRUE, lambda z, y: sk.f1_score(y, z > 0, average="micro")),
     "macro_f1": (mt.macro_f1, MANY, TRUE, lambda z, y: sk.f1_score(y, z > 0, average="macro")),
+    **{
+        f"{name}{', ties' if scores is TIES else ''}": (
+            getattr(mt, name), scores[:, 0], TRUE[:, 0], lambda z, y, theirs=theirs: theirs(y, z),
+        )
+        for name, theirs in (("roc_auc", sk.roc_auc_score), ("average_precision", sk.average_precision_score))
+        for scores in (MANY, TIES)
+    },
+    "mean_average_precision": (
+        mt.mean_average_precision, TIES, TRUE, lambda z, y: sk.average_precision_score(y, z, average="macro")
+    ),
 }  # fmt: skip
+FAST = ("f1, macro", "r2", "jaccard", "roc_auc, ties")
 PRECISIONS = pytest.mark.parametrize(
     ("double", "tolerance"), [(True, 1e-6), pytest.param(False, 1e-4, marks=pytest.mark.slow)]
 )
 
 
 @PRECISIONS
-@pytest.mark.parametrize(
-    "name", [n if n in ("f1, macro", "r2", "jaccard") else pytest.param(n, marks=pytest.mark.slow) for n in CASES]
-)
+@pytest.mark.parametrize("name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in CASES])
 def test_streaming_metrics(name, double, tolerance):
     metric, outputs, targets, reference = CASES[name]
     with float64(double):
@@ -91,20 +101,27 @@ def test_r2_streams_in_single_precision_whatever_lies_between_batches(around, ap
     np.testing.assert_allclose(mt.r2.finish(functools.reduce(mt.r2.merge, parts)), expected, rtol=1e-4, atol=1e-4)
 
 
-@PRECISIONS
-@pytest.mark.parametrize("ties", [False, True])
-def test_metrics_of_rankings(ties, double, tolerance):
-    scores = MANY.round(0) if ties else MANY
-    with float64(double):
-        z, y, mask = jnp.asarray(scores, float), jnp.asarray(TRUE), jnp.asarray(MASK)
-        for ours, theirs in ((mt.roc_auc, sk.roc_auc_score), (mt.average_precision, sk.average_precision_score)):
-            np.testing.assert_allclose(
-                jax.jit(ours)(z[:, 0], y[:, 0]), theirs(TRUE[:, 0], scores[:, 0]), rtol=tolerance
-            )
-            found = jax.jit(ours)(z[:, 0], y[:, 0], mask)
-            np.testing.assert_allclose(found, theirs(TRUE[KEPT, 0], scores[KEPT, 0]), rtol=tolerance)
-        expected = sk.average_precision_score(TRUE[KEPT], scores[KEPT], average="macro")
-        np.testing.assert_allclose(mt.mean_average_precision(z, y, mask), expected, rtol=tolerance)
+def test_overlap_of_boxes_is_that_of_the_cells_they_cover():
+    corners = np.sort(R.randint(0, 8, (9, 2, 2)), 1).reshape(9, 4)  # left, top, right, bottom; some are empty
+    cells = np.stack(np.meshgrid(np.arange(8), np.arange(8), indexing="ij"), -1).reshape(-1, 1, 2)
+    inside = ((cells >= corners[:, :2]) & (cells < corners[:, 2:])).all(-1).astype(int)  # [cells, boxes]
+    common = inside.T @ inside
+    union = inside.sum(0)[:, None] + inside.sum(0) - common
+    expected = common / np.maximum(union, 1)
+    assert (np.diag(expected) == 0).any() and ((expected > 0) & (expected < 1)).any()
+    boxes = jnp.asarray(corners, jnp.float32)
+    np.testing.assert_allclose(jax.jit(mt.box_iou)(boxes[:4], boxes), expected[:4], rtol=1e-6)
+
+
+def test_mean_rank_counts_who_is_better():
+    values = R.randint(0, 4, (6, 5)).astype(float)  # with ties
+    better = [True, False, True, True, False]
+    expected = np.zeros(6)
+    for column, higher in zip(values.T, better, strict=True):
+        for method, own in enumerate(column):
+            ahead = (column > own if higher else column < own).sum()
+            expected[method] += (1 + ahead + ((column == own).sum() - 1) / 2) / 5  # equals share their ranks
+    np.testing.assert_allclose(mt.mean_rank(values, better), expected)
 
 
 def test_an_r2_of_constants():
@@ -119,8 +136,8 @@ def test_no_example_at_all():
     nobody = Batch(None, jnp.zeros(3), jnp.zeros(3))
     assert all(float(metric(jnp.ones(3), nobody)) == 0 for metric in (mt.mse, mt.rmse, mt.mae))
     assert float(mt.accuracy(jnp.ones((3, 2)), Batch(None, jnp.zeros(3, int), jnp.zeros(3)))) == 0
-    assert np.isnan(mt.roc_auc(jnp.ones(3), jnp.ones(3)))
-    assert float(mt.average_precision(jnp.ones(3), jnp.zeros(3))) == 0
+    assert np.isnan(mt.roc_auc(jnp.ones(3), Batch(None, jnp.ones(3))))
+    assert float(mt.average_precision(jnp.ones(3), Batch(None, jnp.zeros(3)))) == 0
 
 
 def test_segmentation_counts_places():
@@ -136,7 +153,8 @@ def test_segmentation_counts_places():
         (lambda: mt.mse(jnp.zeros((3, 1)), Batch(None, jnp.zeros(3))), "one shape"),
         (lambda: mt.accuracy(jnp.zeros((3, 2)), Batch(None, jnp.zeros(3))), "integer labels"),
         (lambda: mt.precision("weighted"), "macro, micro, none"),
-        (lambda: mt.roc_auc(jnp.zeros((3, 2)), jnp.zeros((3, 2))), r"\[n\]"),
+        (lambda: mt.roc_auc(jnp.zeros((3, 2)), Batch(None, jnp.zeros((3, 2)))), r"\[n\]"),
+        (lambda: mt.mean_average_precision(jnp.zeros(3), Batch(None, jnp.zeros(3))), r"\[n, C\]"),
         (lambda: mt.hamming(jnp.zeros(3), Batch(None, jnp.zeros(3))), r"\[n, L\]"),
         (lambda: mt.box_iou(jnp.zeros((3, 3)), jnp.zeros((3, 4))), "boxes"),
         (lambda: mt.task_gains(np.ones(2), np.zeros(2), [True, True]), "which is 0"),
