@@ -8,7 +8,8 @@ Rounds to 97% (2NN, E=1) and 99% (CNN, E=5) of the test set, 100 clients, a tent
     2nn-shards      B=10       664
     cnn-iid         B=10        18 to 20    cnn-shards     B=10     206 to 229
     dirichlet       2NN, Dirichlet(.1): FedAvg beside SCAFFOLD, FedProx, FedNova, FedDyn, FedAdam, Mime
-    dirichlet-own   the same split: personal and clustered models beside FedAvg, each client judged by its own examples
+    dirichlet-own   Dirichlet(.1) among 100 clients who all train: personal and clustered models beside FedAvg, each
+                    client judged by its own examples
     shift           2NN, images turned by quarter turns: the same, personal and clustered models, and one trained
                     on everybody's examples
     shift-norm      the same images, layers normalised: FedBN beside FedAvg
