@@ -13,6 +13,8 @@ and each method's own grid after ten epochs of one seed (five in `all`). Deviati
 in the heads; channels are dropped for each image by itself, and what stays is doubled, which theirs is not; pixels are
 scaled to [0, 1] alone; every digit is on the right once, where theirs are drawn with replacement; heads see their own
 losses unweighed; batches are drawn anew; the last model is tested, where the authors took the best in validation.
+GradNorm looks at all that is shared, where its paper looks at the last shared layer; IMTL-G and GradDrop do too, where
+theirs look at features. Uncertainty, IMTL-L and GradNorm learn their weights by Adam with a rate of .01.
 Lin's heads are one layer, nothing is dropped, and the rate is halved every 15 epochs, as theirs is; they tune no rate.
 """
 
