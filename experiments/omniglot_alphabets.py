@@ -23,7 +23,7 @@ class Settings(Alphabets):
 
 
 PRESETS = {
-    "twenty": ("twenty alphabets", Settings(methods=("single", "equal", "upgrad"), rates=(1e-3, 3e-3))),
+    "twenty": ("twenty alphabets", Settings(methods=("single", "equal", "upgrad"), rates=(1e-3, 3e-3, 1e-2))),
     "trial": ("few steps", Settings(steps=100, filters=8, seeds=(0,), folder="runs/omniglot_alphabets-trial")),
 }
 
