@@ -79,6 +79,8 @@ SGD = optax.sgd(RATE)
 
 _RATE, _SGD, _N = (MODEL, criterion, RATE), (MODEL, criterion, SGD), {"num_clients": N}
 SERVERS = ("aggregator", "drop_nonfinite", "mapping")  # what is not an option of the clients' training
+# the line as the logit of one class of two, for a server that distils
+LOGITS = Model(MODEL.init, lambda params, x, key=None: jnp.outer(MODEL.apply(params, x), jnp.array([1.0, -1.0])))
 TABLES = ("scaffold", "feddyn", "agnostic", "ditto", "apfl", "fedper", "fedrep", "fedbn", "local_only")
 ALGORITHMS = {
     "fedsgd": lambda **o: fl.fedsgd(*_SGD, **{n: v for n, v in o.items() if n in SERVERS}),
@@ -102,6 +104,7 @@ ALGORITHMS = {
     "fedper": lambda **o: fl.fedper(*_SGD, **(_N | o)),
     "fedrep": lambda **o: fl.fedrep(*_SGD, head_steps=2, **(_N | o)),
     "fedbn": lambda **o: fl.fedbn(*_SGD, own="head", **(_N | o)),
+    "feddf": lambda **o: fl.fedavg(*_SGD, aggregator=fl.feddf(LOGITS, jnp.asarray(X[0]), SGD, 3), **o),
     "ifca": lambda **o: fl.ifca(*_SGD, num_clusters=2, **o),
     "local_only": lambda **o: fl.local_only(*_SGD, **(_N | o)),
 }

@@ -3,15 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from _regression import ALGORITHMS, KEY, MODEL, SGD, TABLES, X, clients, criterion
+from _regression import ALGORITHMS, KEY, TABLES, clients
 from _toys import float64
 from jax.sharding import Mesh
 
 import metalearn as ml
-from metalearn import federated as fl
-from metalearn.core import Model
 from metalearn.tree import num_rows
 
 
@@ -19,17 +16,6 @@ from metalearn.tree import num_rows
 def _double():
     with float64():
         yield
-
-
-def feddf(num_steps, mapping):
-    """The toy's line as the logit of one class of two, distilled by the server."""
-    client = ml.gradient_learner(MODEL, criterion, SGD, num_steps)
-    logits = Model(MODEL.init, lambda params, x, key=None: jnp.outer(MODEL.apply(params, x), jnp.array([1.0, -1.0])))
-    server = fl.feddf(logits, jnp.asarray(X[0]), SGD, num_steps)
-    return ml.over_tasks(client.init, ml.difference(client.adapt), server, optax.sgd(1.0), mapping=mapping)
-
-
-EVERY = ALGORITHMS | {"feddf": feddf}
 
 
 def cohort(count):
@@ -44,7 +30,7 @@ def cohort(count):
 
 def rounds(name, mapping, tasks):
     of_the_table = {"num_clients": num_rows(tasks)} if name in TABLES else {}
-    algorithm = EVERY[name](num_steps=2, mapping=mapping, **of_the_table)
+    algorithm = ALGORITHMS[name](num_steps=2, mapping=mapping, **of_the_table)
     step, state, seen = jax.jit(algorithm.step), algorithm.init(KEY, tasks), []
     for t in range(2):
         state, metrics = step(state, tasks, jax.random.fold_in(KEY, t))
@@ -56,7 +42,7 @@ def rounds(name, mapping, tasks):
     ("name", "count"),
     [
         ("scaffold", 11),
-        *(pytest.param(n, 11, marks=pytest.mark.slow) for n in EVERY if n != "scaffold"),
+        *(pytest.param(n, 11, marks=pytest.mark.slow) for n in ALGORITHMS if n != "scaffold"),
         *(pytest.param(n, 3, marks=pytest.mark.slow) for n in ("scaffold", "fedavg")),  # fewer than devices
     ],
 )

@@ -27,6 +27,7 @@ COUNTS = {
     "fedper": (1, 1),
     "fedrep": (1, 1),
     "fedbn": (1, 1),
+    "feddf": (2, 2),
     "ifca": (4, 3),  # both models; one of them, and which
     "local_only": (0, 0),
 }
