@@ -13,9 +13,10 @@ from flax import linen as nn
 
 import metalearn as ml
 from benchmarks.comparison import Peers, compare
-from benchmarks.contender import first_moment, handed_over, through_run, work_of
+from benchmarks.contender import Way, first_moment, handed_over, on_all_cores, through_run, work_of
 from benchmarks.measure import Options
 from benchmarks.rows import maml
+from metalearn.mapping import Mapping
 
 PEERS = {who: maml.PEERS[who] for who in ("torch, loop over tasks", "torch.func, vmap over tasks")}
 
@@ -39,25 +40,26 @@ def run(row: str, options: Options) -> dict[str, Any]:
     """As it is first, then with XLA's convolution, then the peers."""
     size = maml.size_of("maml_conv4", options)
     batch = maml.tasks(size)
-    own, xla = (algorithm_of(size, xla) for xla in (False, True))
-    start = jax.jit(own.init)(jax.random.key(0), batch)
-    own, xla = (one._replace(init=lambda key, batch: start) for one in (own, xla))  # the weights that are handed over
-    contenders = [
-        through_run(own, batch, first_moment, "metalearn, nn.Conv"),
-        through_run(xla, batch, first_moment, "metalearn, XLA's convolution"),
-    ]
+    start = jax.jit(algorithm_of(size).init)(jax.random.key(0), batch)  # the weights that are handed over
+
+    def through(way, **options):
+        made = algorithm_of(size, way.mapping, **options)._replace(init=lambda key, batch: start)
+        return through_run(made, way.place(batch), first_moment, way.name)
+
+    xla = through(Way("metalearn with XLA's convolution", ml.auto), xla=True)
+    contenders = [*on_all_cores(through), xla]
     net = {"kind": "convs", "channels": 1, "filters": size.filters, "outputs": size.ways}
     setting = size._asdict() | {"net": net, "loss": "cross_entropy"}
     peers = Peers("episodic", PEERS, setting, handed_over(start.params, batch))
     return {
         "setting": size._asdict(),
-        **compare(contenders, options, peers, work_of(own, start, batch)),
+        **compare(contenders, options, peers, work_of(algorithm_of(size), start, batch)),
     }
 
 
-def algorithm_of(size: maml.Size, xla: bool) -> ml.Algorithm:
+def algorithm_of(size: maml.Size, mapping: Mapping = ml.auto, xla: bool = False) -> ml.Algorithm:
     """MAML of the user's model."""
     model = ml.from_linen(Own(size.ways, size.filters, xla))
     learner = ml.meta.maml(model, ml.cross_entropy, optax.sgd(size.inner_rate), size.steps)
     task_fn = ml.episodic(learner, ml.cross_entropy)
-    return ml.over_tasks(learner.init, task_fn, ml.mean(), optax.adam(size.outer_rate))
+    return ml.over_tasks(learner.init, task_fn, ml.mean(), optax.adam(size.outer_rate), mapping=mapping)
