@@ -75,8 +75,8 @@ def compare(
             if peer is not None:
                 times |= alternate({name: _time_step(peer, options.limit)}, options.rounds, warmup)
                 peer.close()
-    ways = [entry for entry in entries if entry["who"].startswith("metalearn, ") and entry["status"] == "ok"]
     if ours.name.startswith("metalearn, "):  # ways of ours: the faster comes first
+        ways = [entry for entry in entries if entry["who"].startswith("metalearn, ") and entry["status"] == "ok"]
         ways.sort(key=lambda entry: float(np.median(times[entry["who"]])))
         entries = ways + [entry for entry in entries if entry not in ways]
         ours = next(one for one in contenders if one.name == entries[0]["who"])

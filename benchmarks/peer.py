@@ -6,8 +6,9 @@
                                        compilation included
     {"do": "time", "repeats": N}       N more steps: how long one took, in seconds
 
-The answer has `missing` where a package is not installed, and `error` where something failed. The process ends with
-its standard input.
+The word `one_thread` in a variant is meant for this process, which else uses all cores; what the others mean is said
+in MODULE. The answer has `missing` where a package is not installed, and `error` where something failed. The process
+ends with its standard input.
 """
 
 import importlib

@@ -40,7 +40,8 @@ def run(row: str, options: Options) -> dict[str, Any]:
     """As it is first, then with XLA's convolution, then the peers."""
     size = maml.size_of("maml_conv4", options)
     batch = maml.tasks(size)
-    start = jax.jit(algorithm_of(size).init)(jax.random.key(0), batch)  # the weights that are handed over
+    own = algorithm_of(size)
+    start = jax.jit(own.init)(jax.random.key(0), batch)  # the weights that are handed over
 
     def through(way, **options):
         made = algorithm_of(size, way.mapping, **options)._replace(init=lambda key, batch: start)
@@ -53,7 +54,7 @@ def run(row: str, options: Options) -> dict[str, Any]:
     peers = Peers("episodic", PEERS, setting, handed_over(start.params, batch))
     return {
         "setting": size._asdict(),
-        **compare(contenders, options, peers, work_of(algorithm_of(size), start, batch)),
+        **compare(contenders, options, peers, work_of(own, start, batch)),
     }
 
 

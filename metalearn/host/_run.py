@@ -337,8 +337,7 @@ def _without_data(history: list[logs.Record], means: Mapping[str, Any], step: in
 
 def _zero(history: list[logs.Record], means: Mapping[str, Any], step: int) -> str | None:
     """One sentence where no step ever had a loss, as with weights or masks that are all zero."""
-    losses = [means.get("loss", np.nan), *(line["train/loss"] for line in history if "train/loss" in line)]
-    if np.any(np.asarray(losses, float)):
+    if np.any(means.get("loss", np.nan)) or any(np.any(line.get("train/loss", 0)) for line in history):
         return None
     return f"the loss was exactly 0 in each of {step} steps; where all weights or masks are 0, nothing is learned."
 

@@ -27,8 +27,7 @@ def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def largest(x: jax.Array, axes: Sequence[int]) -> jax.Array:
     """The maximum over `axes`, in rising order; NaN is the largest, and at a tie the first has the derivative. That is
-    by its place: the one through comparisons puts what comes back into gaps, one comparison after another. (With few
-    channels that is faster.)"""
+    by its place: the one through comparisons puts what comes back into gaps, one comparison after another."""
     return _best_and_place(x, axes)[0]
 
 
