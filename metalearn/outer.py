@@ -138,7 +138,8 @@ def over_clients(
     and the metric `dropped` counts them. Otherwise such a number reaches the loss or the state, where `run` stops.
 
     Ids must be below `num_clients`: the loss is NaN where one is not, and `InputError` says where there cannot be so
-    many clients.
+    many clients. Metrics are means over the clients that are present; `per_task/loss` and `per_task/id`, both `[K]`,
+    say whose each loss is, and `run` names the first whose is not finite.
 
     Over a mesh (`sharded`) the K new rows go to every device that holds the table, or to the holder of each piece after
     `spread_state`.
@@ -210,7 +211,7 @@ def over_clients(
         # an absent client's row is written nowhere, even where padding repeats a present client's id
         slots = jnp.where(present, ids, num_clients)
         table = jax.tree.map(lambda all_rows, new: all_rows.at[slots].set(new, mode="drop"), table, rows)
-        report = _report(jnp.where(ids < num_clients, losses, jnp.nan) if keeps else losses, metrics, present)
+        report = _report(jnp.where(ids < num_clients, losses, jnp.nan) if keeps else losses, metrics, present, ids)
         if drop_nonfinite:
             report["dropped"] = dropped.sum()
         return State(shared, opt_state, aggregator_state, table), report
@@ -321,11 +322,12 @@ def _average(seen, present, rest):
     return jax.tree.map(one, seen, statistics(rest))
 
 
-def _report(losses, metrics, present):
+def _report(losses, metrics, present, ids):
+    """Means over the tasks that are present, and of each whose loss it is."""
     count = jnp.maximum(present.sum(), 1)
     per_task = {"loss": losses, **metrics}
     averaged = {
         name: value if name.startswith("per_task/") else jnp.where(present, value, 0).sum() / count
         for name, value in per_task.items()
     }
-    return averaged
+    return averaged | {"per_task/loss": jnp.where(present, losses, 0), "per_task/id": ids}

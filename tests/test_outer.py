@@ -186,6 +186,9 @@ def test_absent_tasks_carry_no_weight_even_if_they_are_garbage(kind, stack):
         expected, expected_metrics = jax.jit(algorithm.step)(state, present, KEY)
         after, metrics = jax.jit(algorithm.step)(state, tasks, KEY)
         assert_close(after, expected)
+        assert metrics.pop("per_task/id").tolist() == [0, 1, 2, 3, 4]
+        assert_close(metrics.pop("per_task/loss")[jnp.array([0, 2, 4])], expected_metrics.pop("per_task/loss"))
+        del expected_metrics["per_task/id"]
         assert_close(metrics, expected_metrics)
         assert jnp.isfinite(after.params["w"]).all() and not jnp.array_equal(after.params["w"], state.params["w"])
 

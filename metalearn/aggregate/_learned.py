@@ -22,7 +22,8 @@ def learned(
     num_tasks: int, weights: Callable, objective: Callable, optimizer: optax.GradientTransformation
 ) -> Aggregator:
     """w = `weights(values)`, while `values` `[K]`, beginning at 0, descend Σ_k `objective(values, losses)_k` over the
-    tasks that are present. The step taken with a batch's losses shows in the next one's weights."""
+    tasks that are present. The step taken with a batch's losses shows in the next one's weights. One task alone has
+    none to be weighed against, and its weight stays 1."""
 
     def init(params):
         values = jnp.zeros(num_tasks)
@@ -31,6 +32,7 @@ def learned(
     def weigh(losses, present, state, key):
         slope = jax.grad(lambda values: jnp.where(present, objective(values, losses), 0).sum())(state.values)
         change, opt_state = optimizer.update(slope, state.opt_state, state.values)
-        return weights(state.values), Learned(optax.apply_updates(state.values, change), opt_state)
+        w = jnp.ones(1) if num_tasks == 1 else weights(state.values)
+        return w, Learned(optax.apply_updates(state.values, change), opt_state)
 
     return weighted(weigh, init, num_tasks=num_tasks)

@@ -20,6 +20,8 @@ def priority(num_tasks: int, focus: float = 1.0, decay: float = 0.1) -> Aggregat
         known = jnp.where(state > 0, (1 - decay) * state + decay * now, now)
         state = jnp.where(present, known, state)
         value = jnp.clip(jnp.where(present, state, 1.0), jnp.finfo(state.dtype).tiny, 1.0)
+        if num_tasks == 1:  # there is nothing before which it could come
+            return jnp.ones(1), state
         return -((1 - value) ** focus) * jnp.log(value), state
 
     return weighted(weigh, lambda params: jnp.zeros(num_tasks), num_tasks=num_tasks)

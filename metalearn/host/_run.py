@@ -21,7 +21,7 @@ from metalearn.arguments import whole
 from metalearn.core import Algorithm, InputError, Key, Metrics
 from metalearn.host import checkpoint, interrupts, keys, lock, logs, processes, provenance
 from metalearn.host.progress import shown
-from metalearn.host.steps import programs
+from metalearn.host.steps import BAD_TASK, programs
 
 _SOON = 100  # steps after which a task should have been seen
 _APART = 1e4  # between two tasks' losses, from which on it is said
@@ -135,7 +135,7 @@ def run(
                 start = time.perf_counter()
                 state, metrics = compiled.advance(state, key, step, count)
                 now = time.perf_counter()
-                if bad := _bad_loss(metrics, step):
+                if bad := _bad_loss(metrics, metrics.pop(BAD_TASK, None), step):
                     raise kept.spoiled(bad)
                 step += count
                 means = {name: _mean(values) for name, values in metrics.items()}
@@ -296,14 +296,17 @@ def _mean(values: np.ndarray) -> np.ndarray:
     return np.where(measured.any(0), total / np.maximum(measured.sum(0), 1), np.nan)
 
 
-def _bad_loss(metrics: Mapping[str, np.ndarray], step: int) -> str | None:
-    """`metrics` are those of the steps after `step`, `[count]` or `[count, S]`."""
+def _bad_loss(metrics: Mapping[str, np.ndarray], tasks: np.ndarray | None, step: int) -> str | None:
+    """`metrics` are those of the steps after `step`, `[count]` or `[count, S]`, and `tasks` the first in each step that
+    has such a loss."""
     losses = metrics.get("loss")
     if losses is None or np.isfinite(losses).all():
         return None
     first = tuple(np.argwhere(~np.isfinite(losses))[0])
     seed = f" of seed {first[1]}" if len(first) > 1 else ""
     parts = [f"{name} {values[first]:.4g}" for name, values in metrics.items() if name.endswith("/loss")]
+    if tasks is not None and tasks[first] >= 0:
+        parts.append(f"first in task {tasks[first]}")
     of = f" ({', '.join(parts)})" if parts else ""
     at = step + first[0] + 1
     why = "; at the first step, look for labels beyond the outputs and inputs that are not finite" if at == 1 else ""

@@ -22,6 +22,7 @@ from metalearn.tree import strong
 
 INIT = 2**32 - 1
 EVALUATE = 2**32 - 2
+BAD_TASK = "per_task/bad"
 
 
 class Programs(NamedTuple):
@@ -54,7 +55,7 @@ def programs(
         key = jax.random.fold_in(key, t)
         batch = sample(jax.random.fold_in(key, 0))
         state, metrics = algorithm.step(state, batch, jax.random.fold_in(key, 1))
-        return strong(state), _summary(metrics)
+        return strong(state), _summary(metrics) | _first_bad(metrics)
 
     def validation(state, key):
         return _summary(evaluate(state, jax.random.fold_in(key, np.uint32(EVALUATE))))
@@ -160,6 +161,15 @@ def _over_seeds(key: Key, mapping: Mapping | None) -> Callable[[Callable, tuple]
 
 def _summary(metrics: Metrics) -> Metrics:
     return {name: jnp.mean(value) for name, value in metrics.items() if not name.startswith("per_task/")}
+
+
+def _first_bad(metrics: Metrics) -> Metrics:
+    """The id of the first task whose loss is not finite, -1 where there is none: all that a run's message needs of
+    losses that are not averaged."""
+    if not {"per_task/loss", "per_task/id"} <= set(metrics):
+        return {}
+    bad = ~jnp.isfinite(metrics["per_task/loss"])
+    return {BAD_TASK: jnp.where(bad.any(), metrics["per_task/id"][jnp.argmax(bad)], -1)}
 
 
 def _wait(tree: Any) -> None:

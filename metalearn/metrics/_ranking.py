@@ -55,6 +55,8 @@ def _average_precision(*kept):
 # the share of pairs of a positive and a negative example in which the positive has the higher score; ties count half;
 # NaN where either kind is missing
 roc_auc = _ranked("roc_auc", 1, _roc_auc)
+# its mean over classes, each against all others; NaN where a class has no pair
+mean_roc_auc = _ranked("mean_roc_auc", 2, lambda *kept: jax.vmap(_roc_auc, 1)(*kept).mean())
 # Σ (recall gained at a threshold) · (precision there), thresholds being the scores that occur: not interpolated; 0
 # without a positive example
 average_precision = _ranked("average_precision", 1, _average_precision)

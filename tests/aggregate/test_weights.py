@@ -121,6 +121,19 @@ MADE = {
 }
 
 
+ALONE = {
+    "fixed": lambda: agg.fixed([1.0]),
+    "uncertainty": lambda: agg.uncertainty(1, optax.sgd(RATE)),
+    "uncertainty of a regression": lambda: agg.uncertainty(1, optax.sgd(RATE), regression=[True]),
+    "imtl_l": lambda: agg.imtl_l(1, optax.sgd(RATE)),
+    "dwa": lambda: agg.dwa(1, 1),
+    "random": agg.random,
+    "geometric": agg.geometric,
+    "priority": lambda: agg.priority(1),
+    "tchebycheff": agg.tchebycheff,
+}
+
+
 @pytest.mark.parametrize("name", [n if n == "geometric" else pytest.param(n, marks=pytest.mark.slow) for n in MADE])
 def test_an_absent_task_has_no_weight_and_changes_nobodys(name):
     losses = LOSSES.copy()
@@ -142,6 +155,11 @@ def test_none_looks_at_directions(name):
     direction, _ = aggregator.update(jnp.asarray(rows), aggregator.init(None), losses=jnp.asarray(LOSSES[0]), key=KEY)
     w, _ = aggregator.weigh(None, aggregator.init(None), losses=jnp.asarray(LOSSES[0]), key=KEY)
     np.testing.assert_allclose(direction, np.asarray(w) @ rows, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", [n if n == "imtl_l" else pytest.param(n, marks=pytest.mark.slow) for n in ALONE])
+def test_one_task_has_its_own_gradient(name):
+    np.testing.assert_allclose(weights(ALONE[name](), LOSSES[:, :1]), 1, rtol=1e-12)
 
 
 def test_losses_are_needed():

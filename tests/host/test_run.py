@@ -17,11 +17,13 @@ import numpy as np
 import optax
 import pytest
 
-from metalearn.core import Algorithm, InputError, Statistic
+from metalearn.aggregate import mean
+from metalearn.core import Algorithm, Batch, InputError, Statistic, Task, Update
 from metalearn.host import checkpoint, lock, logs
 from metalearn.host._run import NonFiniteLoss, run
 from metalearn.host.steps import EVALUATE, INIT
 from metalearn.mapping import scanned
+from metalearn.outer import over_clients
 
 OPTIMIZER = optax.adam(0.05)
 
@@ -558,6 +560,25 @@ def test_which_loss_is_not_finite():
         NonFiniteLoss, match=r"loss is nan at step 1 \(a/loss 0.5, b/loss inf\); at the first step, look for labels"
     ):
         run(Algorithm(init, broken), sample, 10, key=jax.random.key(0), progress=False)
+
+
+def test_whose_loss_is_not_finite():
+    """Of clients, or tasks with heads of their own, by their id; one that is absent has no part in it."""
+
+    def update(shared, row, task, key):
+        loss = jnp.where(task.id == 7, jnp.nan, shared * task.support.x.mean())
+        return Update(jnp.ones(()), task.support.mask.sum(), loss, {}), row
+
+    def sample(key):
+        mask = jnp.ones((3, 2)).at[0].set(0)  # whose task, 7 as well, is absent
+        ids = jnp.array([7, 3, 7]).at[2].set(jnp.where(jax.random.bernoulli(key, 0.5), 7, 5))
+        return Task(Batch(jnp.ones((3, 2, 1)), jnp.zeros((3, 2)), mask), None, ids)
+
+    algorithm = over_clients(
+        lambda key, task: (jnp.zeros(()), jnp.zeros(())), update, mean(), optax.sgd(0.1), num_clients=9
+    )
+    with pytest.raises(NonFiniteLoss, match=r"loss is nan at step \d+ \(first in task 7\)"):
+        run(algorithm, sample, 50, key=jax.random.key(0), progress=False)
 
 
 def test_losses_far_apart_are_named(capfd):

@@ -62,6 +62,7 @@ CASES = {
         for name, theirs in (("roc_auc", sk.roc_auc_score), ("average_precision", sk.average_precision_score))
         for scores in (MANY, TIES)
     },
+    "mean_roc_auc": (mt.mean_roc_auc, TIES, TRUE, lambda z, y: sk.roc_auc_score(y, z, average="macro")),
     "mean_average_precision": (
         mt.mean_average_precision, TIES, TRUE, lambda z, y: sk.average_precision_score(y, z, average="macro")
     ),
