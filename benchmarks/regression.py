@@ -58,7 +58,7 @@ def limit(row: str, entry: dict[str, Any], allowed: float = ALLOWED) -> Limit | 
     who = entry["who"]
     if "variant" in entry:
         return Limit(False, allowed)
-    if row.startswith("multitask_methods") or who.endswith("--help"):
+    if row.startswith(("multitask_weights", "multitask_methods")) or who.endswith("--help"):
         return Limit(True, allowed)
     if row.startswith("run_overhead"):
         return Limit(False, 0.03)

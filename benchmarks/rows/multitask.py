@@ -3,7 +3,8 @@
 `…_lenet`: Sener and Koltun's trunk (2018, arXiv 1810.04650), heads of 50 and 10, batches of 256; `…_mlp`: 784-256-50,
 heads of 10, batches of 32. `equal_…`: equal weighting. `jacobian_…`: the ten gradients of the trunk joined by IMTL-G
 (Liu et al. 2021), whose closed form gives everybody the same numbers, beside a loop of backward passes and TorchJD.
-`methods_…`: what other ways of ours take of equal weighting's time. In operations ten gradients of the trunk cost
+`weights_…` and `methods_…`: what other ways of ours take of equal weighting's time, with one gradient of the trunk and
+with several; two rows, because what follows a way with ten gradients is slow for a while. In operations these cost
 (1 + 2·10) / 3 = 7 times equal weighting's one.
 """
 
@@ -51,8 +52,8 @@ def run(row: str, options: Options) -> dict[str, Any]:
     what, net = row.removeprefix("multitask_").split("_")
     size = SIZES[net]._replace(**SMALL) if options.quick else SIZES[net]
     batch = examples(size)
-    if what == "methods":
-        return {"setting": size._asdict(), **compare(methods(size, batch), options)}
+    if what in BESIDE:
+        return {"setting": size._asdict(), **compare(BESIDE[what](size, batch), options)}
     aggregator = ml.mean() if what == "equal" else ml.aggregate.imtl_g()
     ours, algorithm, state = made("metalearn", size, batch, _by(aggregator))
     arrays = {f"weight/{name}": value for name, value in named(state.params).items()}
@@ -63,15 +64,24 @@ def run(row: str, options: Options) -> dict[str, Any]:
     return {"setting": size._asdict(), **compare([ours], options, peers, work, LOOSE_TOLERANCE)}
 
 
-def methods(size: Size, batch: Batch) -> list[Contender]:
-    """Equal weighting first, then all other ways of ours."""
-    agg, mt, count, learned = ml.aggregate, ml.multitask, size.tasks, optax.adam(1e-3)
+def weights(size: Size, batch: Batch) -> list[Contender]:
+    """Equal weighting first, then all ways of ours that need one gradient of the trunk."""
+    agg, count, learned = ml.aggregate, size.tasks, optax.adam(1e-3)
     from_losses: dict[str, Aggregator] = {
         "fixed": agg.fixed([1.0] * count), "uncertainty": agg.uncertainty(count, learned),
         "DWA": agg.dwa(count, PERIOD), "IMTL-L": agg.imtl_l(count, learned),
         "random": agg.random(), "geometric mean": agg.geometric(),
         "task priority": agg.priority(count), "smooth Tchebycheff": agg.tchebycheff(),
     }  # fmt: skip
+    builds = {"equal weighting": _by(ml.mean())} | {f"{name}, of losses": _by(a) for name, a in from_losses.items()}
+    builds["FAMO, one more forward pass"] = ml.multitask.famo
+    builds["IMTL-G, at features"] = _by(agg.imtl_g(), at="features")
+    return [made(name, size, batch, build)[0]._replace(loss=None) for name, build in builds.items()]
+
+
+def methods(size: Size, batch: Batch) -> list[Contender]:
+    """Equal weighting first, then all ways of ours that need several."""
+    agg, mt, count, learned = ml.aggregate, ml.multitask, size.tasks, optax.adam(1e-3)
     from_gradients: dict[str, Aggregator] = {
         "IMTL-G": agg.imtl_g(), "UPGrad": agg.upgrad(), "DualProj": agg.dualproj(), "PCGrad": agg.pcgrad(),
         "GradVac": agg.gradvac(count), "CAGrad": agg.cagrad(), "MGDA": agg.mgda(), "Nash-MTL": agg.nash(),
@@ -79,14 +89,11 @@ def methods(size: Size, batch: Batch) -> list[Contender]:
         "GradNorm": agg.gradnorm(count, learned), "ExcessMTL, keeps K·P": agg.excess(count),
         "GradDrop, of the whole Jacobian": agg.graddrop(),
     }  # fmt: skip
-    builds = {"equal weighting": _by(ml.mean())} | {f"{name}, of losses": _by(a) for name, a in from_losses.items()}
-    builds |= {name: _by(a) for name, a in from_gradients.items()}
+    builds = {"equal weighting": _by(ml.mean())} | {name: _by(a) for name, a in from_gradients.items()}
     builds |= {
-        "FAMO, one more forward pass": mt.famo,
         "MoCo, keeps K·P": mt.moco,
         "SDMGrad, two Jacobians": mt.sdmgrad,
         "Auto-λ, a look ahead": lambda *pieces: mt.auto_lambda(*pieces, primary=_names(size)[:1], look_ahead=size.rate),
-        "IMTL-G, at features": _by(agg.imtl_g(), at="features"),
         f"IMTL-G, every {PERIOD} steps": _by(agg.imtl_g(), every=PERIOD),
     }
     batches = {"SDMGrad, two Jacobians": (batch,) * 3, "Auto-λ, a look ahead": (batch,) * 2}
@@ -95,6 +102,9 @@ def methods(size: Size, batch: Batch) -> list[Contender]:
     last = found[-1]
     found[-1] = last._replace(time_step=lambda repeats: last.time_step(-(-repeats // PERIOD) * PERIOD))
     return [one._replace(loss=None) for one in found]  # they compute other things
+
+
+BESIDE = {"weights": weights, "methods": methods}
 
 
 def _by(aggregator: Aggregator, **options: Any) -> Callable[..., ml.Algorithm]:
