@@ -89,11 +89,14 @@ def methods(size: Size, batch: Batch) -> list[Contender]:
         "GradNorm": agg.gradnorm(count, learned), "ExcessMTL, keeps K·P": agg.excess(count),
         "GradDrop, of the whole Jacobian": agg.graddrop(),
     }  # fmt: skip
-    builds = {"equal weighting": _by(ml.mean())} | {name: _by(a) for name, a in from_gradients.items()}
-    builds |= {
+    builds = {
+        "equal weighting": _by(ml.mean()),
+        # as light a neighbour as there is, for turns go forth and back
+        "Auto-λ, a look ahead": lambda *pieces: mt.auto_lambda(*pieces, primary=_names(size)[:1], look_ahead=size.rate),
+    }
+    builds |= {name: _by(a) for name, a in from_gradients.items()} | {
         "MoCo, keeps K·P": mt.moco,
         "SDMGrad, two Jacobians": mt.sdmgrad,
-        "Auto-λ, a look ahead": lambda *pieces: mt.auto_lambda(*pieces, primary=_names(size)[:1], look_ahead=size.rate),
         f"IMTL-G, every {PERIOD} steps": _by(agg.imtl_g(), every=PERIOD),
     }
     batches = {"SDMGrad, two Jacobians": (batch,) * 3, "Auto-λ, a look ahead": (batch,) * 2}
