@@ -4,6 +4,7 @@ The gradient of a dense layer's kernel is xᵀ y: what went into the layer, `[n,
 gradients at the same parameters x is the same. With fewer examples than inputs, and xᵀ = Q R where Q has orthonormal
 columns, R y has n·F numbers in place of d·F and the same inner products, for Qᵀ Q = I. So whoever asks for inner
 products alone, as nearly all ways to weigh gradients do, never needs the K gradients themselves.
+Nor are they needed for inner products with gradients at other examples.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,6 +31,57 @@ def same_products(pull: Callable[[Any], Any], cotangents: Any) -> Any | None:
 
     `pull` is linear, as `jax.vjp` gives it. None where that would not save half of the numbers.
     """
+    found = _factors(pull, cotangents)
+    if found is None:
+        return None
+    structure, factors = found
+
+    def fewer(x, y):
+        if x is None:
+            return y
+        return jnp.einsum("mn,knf->kmf", jnp.linalg.qr(x.T, mode="r"), y, precision=jax.lax.Precision.HIGHEST)
+
+    return jax.tree.unflatten(structure, [fewer(x, y) for x, y in factors])
+
+
+def products_between(first: tuple[Any, Any], second: tuple[Any, Any]) -> jax.Array | None:
+    """The inner products `[K, L]`, up to one factor, of K gradients and of L others of the same parameters at other
+    examples; both are `(pull, cotangents)`. None where that would not save half of the numbers.
+
+    Of two kernels' gradients x₁ᵀ y₁ and x₂ᵀ y₂ the inner product is that of y₁ and (x₁ x₂ᵀ) y₂.
+    """
+    found = [_factors(*one) for one in (first, second)]
+    if None in found:
+        return None
+    pairs = list(zip(*(factors for _, factors in found), strict=True))
+    if any((x is None) != (z is None) for (x, _), (z, _) in pairs):
+        return None
+
+    def across(x, z, w):
+        return w if x is None else jnp.einsum("md,nd,lnf->lmf", x, z, w, precision=jax.lax.Precision.HIGHEST)
+
+    left, right = [y for (_, y), _ in pairs], _scaled([w for _, (_, w) in pairs])
+    return rows_by_rows(left, [across(x, z, w) for ((x, _), (z, _)), w in zip(pairs, right, strict=True)])
+
+
+def rows_by_rows(first: Any, second: Any) -> jax.Array:
+    """The inner products `[K, L]` of the rows of two trees, `[K, ...]` and `[L, ...]`, up to one factor: each tree is
+    divided by its largest entry, for squares of small numbers would vanish."""
+
+    def inner(a, b):
+        return jnp.tensordot(a, b, (tuple(range(1, a.ndim)),) * 2, precision=jax.lax.Precision.HIGHEST)
+
+    return jnp.stack(jax.tree.leaves(jax.tree.map(inner, _scaled(first), _scaled(second)))).sum(0)
+
+
+def _scaled(tree):
+    largest = jnp.stack([jnp.abs(leaf).max(initial=0) for leaf in jax.tree.leaves(tree)]).max()
+    return jax.tree.map(lambda leaf: leaf / jnp.where(largest > 0, largest, 1), tree)
+
+
+def _factors(pull, cotangents):
+    """For each leaf of the gradients what went into its layer, `[n, d]`, and what comes back, `[K, n, F]`; or None and
+    its gradients; and how the leaves are put together. None where it is not worth it."""
     one = jax.tree.map(lambda c: c[0], cotangents)
     closed, shapes = jax.make_jaxpr(pull, return_shape=True)(one)
     program, leaves = closed.jaxpr, jax.tree.leaves(shapes)
@@ -42,14 +94,13 @@ def same_products(pull: Callable[[Any], Any], cotangents: Any) -> Any | None:
     back = jax.vmap(lambda c: _values(program, closed.consts, jax.tree.leaves(c), wanted))(cotangents)
     entered = _values(program, closed.consts, jax.tree.leaves(one), [dense.x for dense in found if dense])
 
-    def fewer(dense, y):
+    def pair(dense, y):
         if dense is None:
-            return y
-        x, y = jnp.moveaxis(next(entering), dense.x_examples, 0), jnp.moveaxis(y, 1 + dense.y_examples, 1)
-        return jnp.einsum("mn,knf->kmf", jnp.linalg.qr(x.T, mode="r"), y, precision=jax.lax.Precision.HIGHEST)
+            return None, y
+        return jnp.moveaxis(next(entering), dense.x_examples, 0), jnp.moveaxis(y, 1 + dense.y_examples, 1)
 
     entering = iter(entered)
-    return jax.tree.unflatten(jax.tree.structure(shapes), [fewer(*pair) for pair in zip(found, back, strict=True)])
+    return jax.tree.structure(shapes), [pair(dense, y) for dense, y in zip(found, back, strict=True)]
 
 
 def _dense(program: Jaxpr, out: Any) -> _Dense | None:

@@ -1,6 +1,6 @@
 """The outer loop over losses: one batch, one pass through what is shared, one lesson from every loss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from collections.abc import Mapping as Named
 from typing import Any
 
@@ -11,7 +11,7 @@ import optax
 from metalearn.aggregate._gram import combination
 from metalearn.arguments import check_aggregator, check_optimizer
 from metalearn.core import Aggregator, Algorithm, Aux, Batch, InputError, Key, Params
-from metalearn.inner_products import same_products
+from metalearn.inner_products import products_between, rows_by_rows, same_products
 from metalearn.mapping import Mapping, scanned
 from metalearn.outer import State
 from metalearn.tree import merge, num_rows, partition, select, statistics, strong, with_statistics
@@ -219,6 +219,37 @@ def jacobian(trunk: Trunk, heads: Named[str, Head]) -> Callable[[Params, Batch, 
     passes of the trunk and one of each head, with the same randomness as a step with that key has. `InputError` where
     nothing is shared."""
 
+    pulled = _pulled(trunk, heads)
+
+    def measured(params, batch, key):
+        pull, cotangents, present = pulled(params, batch, key)
+        return _each(pull, cotangents, partition(params)[0]["shared"]), present
+
+    return measured
+
+
+def products(
+    trunk: Trunk, heads: Named[str, Head]
+) -> Callable[[Params, Sequence[Batch], Sequence[Key]], tuple[jax.Array, jax.Array]]:
+    """`(params, two batches, two keys) -> (G₁ G₂ᵀ [K, K], present[K])` up to a factor, G being what `jacobian` gives;
+    of dense layers' kernels no gradient is made. `InputError` where nothing is shared."""
+    pulled = _pulled(trunk, heads)
+
+    def measured(params, batches, keys):
+        sides = [pulled(params, batch, key) for batch, key in zip(batches, keys, strict=True)]
+        present = sides[0][2] & sides[1][2]
+        found = products_between(*((pull, cotangents) for pull, cotangents, _ in sides))
+        if found is None:
+            shared = partition(params)[0]["shared"]
+            found = rows_by_rows(*(_each(pull, cotangents, shared) for pull, cotangents, _ in sides))
+        return found, present
+
+    return measured
+
+
+def _pulled(trunk, heads):
+    """`(params, batch, key) -> (pull, cotangents [K, ...] of the features, present[K])`."""
+
     def measured(params, batch, key):
         trained, rest = partition(params)
         if not jax.tree.leaves(trained["shared"]):
@@ -232,7 +263,7 @@ def jacobian(trunk: Trunk, heads: Named[str, Head]) -> Callable[[Params, Batch, 
             own, head_key = params["tasks"][name], jax.random.fold_in(heads_key, k)
             slope, _ = jax.grad(lambda z: head(own, z, batch, head_key), has_aux=True)(features)  # noqa: B023
             found.append(jax.tree.map(lambda g, real=present[k]: jnp.where(real, g, jnp.zeros_like(g)), slope))
-        return _each(pull, jax.tree.map(lambda *g: jnp.stack(g), *found), trained["shared"]), present
+        return pull, jax.tree.map(lambda *g: jnp.stack(g), *found), present
 
     return measured
 

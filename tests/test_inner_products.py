@@ -1,5 +1,7 @@
 """Gradients in fewer numbers: the inner products of the gradients themselves, whatever computes the layers."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from flax import linen as nn
 
 import metalearn as ml
 from metalearn import aggregate as agg
-from metalearn.inner_products import same_products
+from metalearn.inner_products import products_between, rows_by_rows, same_products
 
 K, N, D = 3, 4, 12
 
@@ -47,6 +49,27 @@ def test_inner_products_of_dense_layers(key, jitted):
     shapes = jax.tree.map(lambda leaf: leaf.shape[1:], fewer[0], is_leaf=lambda leaf: hasattr(leaf, "shape"))
     assert shapes == {"a": (N, 8), "b": (N, 5), "bias": (5,)}
     np.testing.assert_allclose(inner(fewer), inner(whole), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1.0])
+def test_inner_products_with_gradients_at_other_examples(key, scale):
+    params, sides = weights(key), []
+    for count, rows in ((N, K), (N - 1, K + 1)):
+        key = jax.random.fold_in(key, count)
+        y, pull = jax.vjp(partial(layers, x=jax.random.normal(key, (count, D))), params)
+        sides.append((pull, scale * jax.random.normal(key, (rows, *y.shape), y.dtype)))
+    found = products_between(*sides)
+    expected = rows_by_rows(*(jax.vmap(pull)(cotangents) for pull, cotangents in sides))
+    assert found.shape == (K, K + 1)
+    np.testing.assert_allclose(found / jnp.abs(found).max(), expected / jnp.abs(expected).max(), atol=1e-5)
+
+
+def test_no_inner_products_between_where_one_side_would_save_nothing(key):
+    params, sides = weights(key), []
+    for count in (N, D + 1):
+        y, pull = jax.vjp(partial(layers, x=jax.random.normal(key, (count, D))), params)
+        sides.append((pull, jnp.ones((K, *y.shape), y.dtype)))
+    assert products_between(*sides) is None
 
 
 @pytest.mark.parametrize("dense", [nn.Dense, ml.nets.MLP], ids=["Flax", "MLP"])

@@ -96,10 +96,10 @@ def methods(size: Size, batch: Batch) -> list[Contender]:
     }
     builds |= {name: _by(a) for name, a in from_gradients.items()} | {
         "MoCo, keeps K·P": mt.moco,
-        "SDMGrad, two Jacobians": mt.sdmgrad,
+        "SDMGrad, three batches": mt.sdmgrad,
         f"IMTL-G, every {PERIOD} steps": _by(agg.imtl_g(), every=PERIOD),
     }
-    batches = {"SDMGrad, two Jacobians": (batch,) * 3, "Auto-λ, a look ahead": (batch,) * 2}
+    batches = {"SDMGrad, three batches": (batch,) * 3, "Auto-λ, a look ahead": (batch,) * 2}
     found = [made(name, size, batches.get(name, batch), build)[0] for name, build in builds.items()]
     # a turn must hold whole periods, or it would time only steps of one kind
     last = found[-1]

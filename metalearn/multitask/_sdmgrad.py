@@ -10,12 +10,7 @@ import optax
 from metalearn.aggregate import weighted
 from metalearn.aggregate._quadratic import onto_simplex
 from metalearn.core import Algorithm, Batch, InputError
-from metalearn.losses import jacobian, num_of_each, over_losses
-
-
-def _scaled(tree: Any) -> Any:
-    largest = jnp.stack([jnp.abs(leaf).max(initial=0) for leaf in jax.tree.leaves(tree)]).max()
-    return jax.tree.map(lambda leaf: leaf / jnp.where(largest > 0, largest, 1), tree)
+from metalearn.losses import num_of_each, over_losses, products
 
 
 class Chosen(NamedTuple):
@@ -48,25 +43,16 @@ def sdmgrad(
     """
     if options.get("at", "params") != "params" or options.get("mapping"):
         raise InputError("sdmgrad weighs by gradients of the parameters, all at once: it has neither at nor mapping")
-    count, gradients = len(heads), jacobian(trunk, heads)
+    count, between = len(heads), products(trunk, heads)
 
     def chosen(params, kept, batches, key):
-        (first, second), there = zip(
-            *(gradients(params, one, jax.random.fold_in(key, i)) for i, one in enumerate(batches[:2]))
-        )
-        present = there[0] & there[1] & (num_of_each(batches[2], count) > 0)
+        found, present = between(params, batches[:2], [jax.random.fold_in(key, i) for i in range(2)])
+        present = present & (num_of_each(batches[2], count) > 0)
         even = present / jnp.maximum(present.sum(), 1)
-
-        def inner(a, b):
-            axes = (tuple(range(1, a.ndim)),) * 2
-            return jnp.tensordot(a, b, axes, precision=jax.lax.Precision.HIGHEST)
-
-        # up to a factor, which drops out below: squares of small numbers would vanish
-        products = jnp.stack(jax.tree.leaves(jax.tree.map(inner, _scaled(first), _scaled(second)))).sum(0)
-        scale = weights_rate / jnp.maximum(jnp.abs(products).max(), jnp.finfo(products.dtype).tiny)
+        scale = weights_rate / jnp.maximum(jnp.abs(found).max(), jnp.finfo(found.dtype).tiny)
 
         def descend(w, _):
-            return onto_simplex(w - scale * (products @ (w + strength * even)), present), None
+            return onto_simplex(w - scale * (found @ (w + strength * even)), present), None
 
         w, _ = jax.lax.scan(descend, onto_simplex(kept.weights, present), length=weights_steps)
         return Chosen(w, (w + strength * even) / (1 + strength))

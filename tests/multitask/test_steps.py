@@ -163,6 +163,21 @@ def test_sdmgrad_samples_twice_for_its_weights():
     np.testing.assert_allclose(state.params["shared"], w - RATE * direction, rtol=1e-6)
 
 
+def test_sdmgrad_makes_no_gradients_of_kernels_and_finds_the_same_weights(monkeypatch):
+    def weights():
+        trunk, ends = ml.from_linen(ml.nets.MLP([6])), {name: ml.from_linen(ml.nets.MLP([1])) for name in "ab"}
+        pieces = mt.losses(mt.hard(trunk, ends), dict.fromkeys("ab", ml.squared_error))
+        algorithm = mt.sdmgrad(*pieces, optax.sgd(RATE))
+        normal = np.random.RandomState(3).randn
+        three = tuple(Batch(jnp.asarray(normal(3, 9)), {n: jnp.asarray(normal(3, 1)) for n in "ab"}) for _ in range(3))
+        return algorithm.step(algorithm.init(KEY, three), three, KEY)[0].aggregator_state[0].weights
+
+    found, asked = weights(), []
+    monkeypatch.setattr("metalearn.losses.products_between", lambda *sides: asked.append(sides))
+    np.testing.assert_allclose(found, weights(), rtol=1e-9)
+    assert len(asked) == 1 and np.ptp(found) > 0.01
+
+
 MADE = {
     "famo": lambda *pieces: (mt.famo(*pieces, optax.sgd(RATE)), lambda b: b),
     "moco": lambda *pieces: (mt.moco(*pieces, optax.sgd(RATE)), lambda b: b),
