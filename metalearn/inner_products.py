@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Jaxpr
 
+_PIECE = 8192  # numbers: of more LAPACK's products use threads
 _WORTH = 0.5  # of all numbers must be saved, for the sum of gradients then needs a backward pass of its own
 
 
@@ -39,9 +40,25 @@ def same_products(pull: Callable[[Any], Any], cotangents: Any) -> Any | None:
     def fewer(x, y):
         if x is None:
             return y
-        return jnp.einsum("mn,knf->kmf", jnp.linalg.qr(x.T, mode="r"), y, precision=jax.lax.Precision.HIGHEST)
+        return jnp.einsum("mn,knf->kmf", _triangle(x.T), y, precision=jax.lax.Precision.HIGHEST)
 
     return jax.tree.unflatten(structure, [fewer(x, y) for x, y in factors])
+
+
+def _triangle(x: jax.Array) -> jax.Array:
+    """R of x = Q R, x `[d, n]`, from the R of pieces of x (tall and skinny QR: Demmel, Grigori, Hoemmen, Langou 2012,
+    arXiv 0808.2664).
+
+    On a CPU LAPACK's threads, woken by a larger matrix, would wait busily for tens of milliseconds afterwards, on the
+    cores that the next steps need.
+    """
+    size, columns = x.shape
+    each = max(2 * columns, _PIECE // columns)
+    if size <= each:
+        return jnp.linalg.qr(x, mode="r")
+    x = jnp.pad(x, ((0, -size % each), (0, 0)))  # rows of zeros change no inner product
+    pieces = jnp.linalg.qr(x.reshape(-1, each, columns), mode="r")
+    return _triangle(pieces.reshape(-1, columns))
 
 
 def products_between(first: tuple[Any, Any], second: tuple[Any, Any]) -> jax.Array | None:

@@ -11,7 +11,8 @@ from flax import linen as nn
 
 import metalearn as ml
 from metalearn import aggregate as agg
-from metalearn.inner_products import products_between, rows_by_rows, same_products
+from metalearn.inner_products import _PIECE, _triangle, products_between, rows_by_rows, same_products
+from metalearn.mapping import equations
 
 K, N, D = 3, 4, 12
 
@@ -49,6 +50,19 @@ def test_inner_products_of_dense_layers(key, jitted):
     shapes = jax.tree.map(lambda leaf: leaf.shape[1:], fewer[0], is_leaf=lambda leaf: hasattr(leaf, "shape"))
     assert shapes == {"a": (N, 8), "b": (N, 5), "bias": (5,)}
     np.testing.assert_allclose(inner(fewer), inner(whole), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [30, 2048, 9000])
+def test_a_triangle_from_pieces(key, size):
+    """Whatever the number of pieces, none of them larger than LAPACK works at alone; with two columns alike too."""
+    x = jax.random.normal(key, (size, N)).at[:, 1].set(0.5)
+    x = x.at[:, 2].set(x[:, 1])
+    program = jax.make_jaxpr(_triangle)(x)
+    factorised = [e.invars[0].aval.shape for e in equations(program) if e.primitive.name == "qr"]
+    assert factorised and all(rows * columns <= _PIECE for *_, rows, columns in factorised)
+    triangle = _triangle(x)
+    assert triangle.shape == (N, N)
+    np.testing.assert_allclose(triangle.T @ triangle, x.T @ x, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1.0])
