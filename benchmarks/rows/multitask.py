@@ -4,8 +4,7 @@
 heads of 10, batches of 32. `equal_…`: equal weighting. `jacobian_…`: the ten gradients of the trunk joined by IMTL-G
 (Liu et al. 2021), whose closed form gives everybody the same numbers, beside a loop of backward passes and TorchJD.
 `weights_…` and `methods_…`: what other ways of ours take of equal weighting's time, with one gradient of the trunk and
-with several; two rows, because what follows a way with ten gradients is slow for a while. In operations these cost
-(1 + 2·10) / 3 = 7 times equal weighting's one.
+with several. In operations these cost (1 + 2·10) / 3 = 7 times equal weighting's one.
 """
 
 from collections.abc import Callable
@@ -91,7 +90,6 @@ def methods(size: Size, batch: Batch) -> list[Contender]:
     }  # fmt: skip
     builds = {
         "equal weighting": _by(ml.mean()),
-        # as light a neighbour as there is, for turns go forth and back
         "Auto-λ, a look ahead": lambda *pieces: mt.auto_lambda(*pieces, primary=_names(size)[:1], look_ahead=size.rate),
     }
     builds |= {name: _by(a) for name, a in from_gradients.items()} | {
