@@ -111,8 +111,9 @@ def test_a_sum_moves_one_update_whatever_the_number_of_tasks(name, build, count)
     moved = _moved(build(SUMS[name](), _mapping()), count)
     reduced = [shape for kind, _, shapes in moved if kind == "all-reduce" for shape in shapes]
     assert (56, 32) in reduced
-    # all that moves beside it: the tasks' own examples, what clients keep, and losses: no [K, ...] of updates
-    beside = 16 * (2 * FEATURES + 4 + (2 * ROW if build is _over_clients else 0))  # there and back
+    # all that moves beside it: the tasks' own examples, what clients keep, losses and whose they are: no [K, ...] of
+    # updates
+    beside = 16 * (2 * FEATURES + 6 + (2 * ROW if build is _over_clients else 0))  # there and back
     assert sum(n for kind, n, _ in moved if kind != "all-reduce") <= beside
     assert sum(math.prod(shape) for shape in reduced) <= MODEL + beside
 
