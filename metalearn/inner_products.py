@@ -50,7 +50,8 @@ def _triangle(x: jax.Array) -> jax.Array:
     arXiv 0808.2664).
 
     On a CPU LAPACK's threads, woken by a larger matrix, would wait busily for tens of milliseconds afterwards, on the
-    cores that the next steps need.
+    cores that the next steps need. A piece has twice as many rows as columns at least, so of more than 64 columns
+    (examples) it is larger.
     """
     size, columns = x.shape
     each = max(2 * columns, _PIECE // columns)

@@ -232,7 +232,8 @@ def products(
     trunk: Trunk, heads: Named[str, Head]
 ) -> Callable[[Params, Sequence[Batch], Sequence[Key]], tuple[jax.Array, jax.Array]]:
     """`(params, two batches, two keys) -> (G₁ G₂ᵀ [K, K], present[K])` up to a factor, G being what `jacobian` gives;
-    of dense layers' kernels no gradient is made. `InputError` where nothing is shared."""
+    of dense layers' kernels no gradient is made where that saves half of the numbers. `InputError` where nothing is
+    shared."""
     pulled = _pulled(trunk, heads)
 
     def measured(params, batches, keys):

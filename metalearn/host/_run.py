@@ -135,7 +135,8 @@ def run(
                 start = time.perf_counter()
                 state, metrics = compiled.advance(state, key, step, count)
                 now = time.perf_counter()
-                if bad := _bad_loss(metrics, metrics.pop(BAD_TASK, None), step):
+                bad_tasks = metrics.pop(BAD_TASK, None)  # for a message, not for the log
+                if bad := _bad_loss(metrics, bad_tasks, step):
                     raise kept.spoiled(bad)
                 step += count
                 means = {name: _mean(values) for name, values in metrics.items()}
