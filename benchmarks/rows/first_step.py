@@ -2,9 +2,8 @@
 
 Cold: the cache is empty; cached: it is that of an earlier process. The command is the preset's own, up to its first
 step: of its first method at its first rate, with all its seeds. Data but scikit-learn's digits are made up, so that
-neither their preparation nor their reading is measured. Left out are the presets of McMahan's CNN, whose first round is
-300 steps for each of ten clients and three seeds (`fedavg_cnn` times those), toys, which have no `run`, and presets
-that are like one that is timed.
+neither their preparation nor their reading is measured. Toys and models that start from nothing have no step. In
+federated presets it is a round, which is 300 steps for each of ten clients and three seeds with McMahan's CNN.
 
     python -m benchmarks.rows.first_step EXPERIMENT PRESET        is what the processes run
 """
@@ -12,6 +11,7 @@ that are like one that is timed.
 import os
 import runpy
 import sys
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -21,19 +21,16 @@ import numpy as np
 if TYPE_CHECKING:  # the processes begin as an experiment does, without JAX
     from benchmarks.measure import Options
 
-PRESETS = (
-    ("sinusoid", "demo"),
-    *(("omniglot", f"{method}-5way-1shot") for method in ("maml", "fomaml", "anil", "meta-sgd", "reptile")),
-    *(("omniglot", preset) for preset in ("maml-20way-1shot", "maml-20way-5shot", "meta-sgd-20way-5shot")),
-    ("omniglot", "protonet-1shot"),
-    ("omniglot", "compare-finetune"),
-    *(("digits_federated", preset) for preset in ("few", "shift")),
-    *(("mnist_federated", preset) for preset in ("2nn-iid", "2nn-shards", "2nn-iid-full", "dirichlet", "shift")),
-    *(("shakespeare_federated", preset) for preset in ("roles", "paper")),
-    ("digits_multitask", "few"),
-    *(("multi_mnist", preset) for preset in ("published", "lin")),
-    ("omniglot_alphabets", "twenty"),
+EXPERIMENTS = (
+    *("sinusoid", "omniglot", "digits_federated", "mnist_federated", "shakespeare_federated"),
+    *("digits_multitask", "multi_mnist", "omniglot_alphabets"),
 )
+
+
+def presets() -> list[tuple[str, str]]:
+    """Every preset that trains."""
+    every = ((name, *item) for name in EXPERIMENTS for item in import_module(f"experiments.{name}").PRESETS.items())
+    return [(name, preset) for name, preset, (_, s) in every if getattr(s, "method", None) != "scratch"]
 
 
 def run(row: str, options: "Options") -> dict[str, Any]:
@@ -43,7 +40,7 @@ def run(row: str, options: "Options") -> dict[str, Any]:
 
     with TemporaryDirectory() as folder:
         lines = []
-        for experiment, preset in PRESETS[:1] if options.quick else PRESETS:
+        for experiment, preset in presets()[:1] if options.quick else presets():
             command = [sys.executable, "-m", "benchmarks.rows.first_step", experiment, preset]
             shared = _environment(Path(folder) / experiment / preset)
             first = process(f"{experiment} {preset}, cold", command, shared)  # fills the cache for the others
