@@ -383,6 +383,8 @@ def check_settings(s: Any) -> None:
             f"rates, epochs, batch and decay_every must be positive, but are {s.rates}, {s.epochs}, {s.batch} and "
             f"{s.decay_every}."
         )
+    if not 0 < s.decay <= 1:
+        raise InputError(f"decay must be above 0 and at most 1, but is {s.decay}.")
     if not 0 < s.validation < 1:
         raise InputError(f"validation must be a share between 0 and 1, but is {s.validation}.")
     optimizer_of(s, 1.0, 1)

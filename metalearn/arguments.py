@@ -2,11 +2,12 @@
 a module not wrapped."""
 
 import operator
+import re
 from typing import Any
 
 import jax
 
-from metalearn.core import InputError
+from metalearn.core import Batch, InputError
 
 
 def whole(name: str, value: Any, least: int = 1) -> int:
@@ -32,6 +33,8 @@ def number(
     """`InputError` where a number is known and not within the bounds; under `jit` or `vmap` it is not known."""
     if isinstance(value, jax.core.Tracer):
         return
+    if isinstance(value, str) or value is None:
+        raise InputError(f"{name} must be a number, but is {value!r}.")
     bounds = [
         ("above", above, operator.gt),
         ("at least", least, operator.ge),
@@ -44,10 +47,31 @@ def number(
         raise InputError(f"{name} must be {said}, but is {value}.")
 
 
+def pattern(name: str, value: str) -> re.Pattern[str]:
+    """A regular expression of a user's; `InputError` where it is none."""
+    try:
+        return re.compile(value)
+    except (re.error, TypeError) as error:
+        raise InputError(f"{name}={value!r} is no regular expression: {error}.") from None
+
+
 def check_model(model: Any) -> None:
     """`InputError` for what is no `Model`."""
     hint = "a Linen module becomes one by from_linen, an NNX module by from_nnx"
     _with_parts("model", model, ("init", "apply", "train"), hint)
+
+
+def check_models(*models: Any) -> None:
+    """`InputError` where one of several is no `Model`."""
+    for model in models:
+        check_model(model)
+
+
+def check_batches(batches: Any, count: int) -> None:
+    """`InputError` where a step that wants several independent batches was given another number of them, or one."""
+    if isinstance(batches, Batch) or len(batches) != count:
+        found = "one batch" if isinstance(batches, Batch) else len(batches)
+        raise InputError(f"a step needs a tuple of {count} independent batches, but was given {found}")
 
 
 def check_aggregator(aggregator: Any) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from metalearn.aggregate._gram import combination
-from metalearn.arguments import check_aggregator, check_optimizer
+from metalearn.arguments import check_aggregator, check_optimizer, whole
 from metalearn.core import Aggregator, Algorithm, Aux, Batch, InputError, Key, Params
 from metalearn.inner_products import products_between, rows_by_rows, same_products
 from metalearn.mapping import Mapping, scanned
@@ -72,8 +72,9 @@ def over_losses(
     check_optimizer(optimizer)
     if at not in ("params", "features"):
         raise InputError(f"at must be 'params' or 'features', but is {at!r}")
-    if every < 1 or (every > 1 and (aggregator.weigh is None or aggregator.linear)):
-        raise InputError(f"every={every} must be at least 1, and above it the aggregator must weigh by directions")
+    every = whole("every", every)
+    if every > 1 and (aggregator.weigh is None or aggregator.linear):
+        raise InputError(f"every={every}: for more than 1 the aggregator must weigh by directions")
     names, count = list(heads), len(heads)
 
     def start(key, batch):

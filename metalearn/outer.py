@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metalearn.arguments import check_aggregator, check_optimizer
+from metalearn.arguments import check_aggregator, check_optimizer, whole
 from metalearn.core import (
     Aggregator,
     Algorithm,
@@ -137,8 +137,9 @@ def over_clients(
     With `drop_nonfinite` a client whose update or new row holds a number that is not finite is absent in that round,
     and the metric `dropped` counts them. Otherwise such a number reaches the loss or the state, where `run` stops.
 
-    Ids must be below `num_clients`: the loss is NaN where one is not, and `InputError` says where there cannot be so
-    many clients. Metrics are means over the clients that are present; `per_task/loss` and `per_task/id`, both `[K]`,
+    Ids must be from 0 to `num_clients` - 1: the loss is NaN where one is not, and its row is nobody's; with 0 they are
+    not looked at, for what keeps no rows. `InputError` says where there cannot be so many clients, and what
+    `num_clients`, `aggregator` or `optimizer` cannot be. Metrics are means over the clients that are present; `per_task/loss` and `per_task/id`, both `[K]`,
     say whose each loss is, and `run` names the first whose is not finite.
 
     Over a mesh (`sharded`) the K new rows go to every device that holds the table, or to the holder of each piece after
@@ -149,6 +150,7 @@ def over_clients(
     """
     check_aggregator(aggregator)
     check_optimizer(optimizer)
+    num_clients = whole("num_clients", num_clients, least=0)
 
     def start(key, batch):
         shared, row = init(key, jax.tree.map(lambda a: a[0], batch))
@@ -161,8 +163,7 @@ def over_clients(
         shared, opt_state, aggregator_state, table = state
         count = num_rows(batch)
         ids = jnp.arange(count) if batch.id is None else batch.id
-        keeps = bool(jax.tree.leaves(table))
-        if keeps and count > num_clients:
+        if num_clients and count > num_clients:
             raise InputError(f"num_clients is {num_clients}, but there are {count} clients in one step")
         rows = jax.tree.map(lambda a: a[ids], table)
         client_key, each_key, finish_key = jax.random.split(key, 3)
@@ -209,9 +210,10 @@ def over_clients(
         updates, opt_state = optimizer.update(direction, opt_state, trained)
         shared = merge(optax.apply_updates(trained, updates), with_statistics(rest, _average(seen, present, rest)))
         # an absent client's row is written nowhere, even where padding repeats a present client's id
-        slots = jnp.where(present, ids, num_clients)
+        known = (ids >= 0) & (ids < num_clients)
+        slots = jnp.where(present & known, ids, num_clients)
         table = jax.tree.map(lambda all_rows, new: all_rows.at[slots].set(new, mode="drop"), table, rows)
-        report = _report(jnp.where(ids < num_clients, losses, jnp.nan) if keeps else losses, metrics, present, ids)
+        report = _report(jnp.where(known, losses, jnp.nan) if num_clients else losses, metrics, present, ids)
         if drop_nonfinite:
             report["dropped"] = dropped.sum()
         return State(shared, opt_state, aggregator_state, table), report
@@ -263,10 +265,13 @@ def evaluate(
     """Builds `(params, tasks, key) -> Metrics`: query loss and metrics of every task after adaptation, `[K]`.
 
     Where the learner keeps its trajectory they are `[K, T + 1]`, after 0…T inner steps, or `[K, len(at)]` after the
-    steps that `at` names. Nothing is averaged, so that methods compared on the same tasks can be compared in pairs.
+    steps that `at` names. Nothing is averaged, so that methods compared on the same tasks can be compared in pairs. A
+    task without a real query example has NaN.
 
     With a fourth argument, the `table` of `over_clients`, each task is learned from `(params, its row)`; where its id
     is beyond the table, all is NaN.
+
+    Raises `InputError` where a task has no query, or `at` names a step that there is not.
     """
 
     def evaluate_tasks(params: Params, tasks: Task, key: Key, table: Any = None) -> Metrics:
@@ -278,7 +283,11 @@ def evaluate(
 
         def measure(state, task):
             loss, metrics = criterion(learner.predict(state, task.query.x), task.query)
-            return {"loss": loss, **metrics}
+            measured = {"loss": loss, **metrics}
+            if task.query.mask is None:
+                return measured
+            there = num_real(task.query) > 0  # of nobody nothing is known, where a loss of 0 would be the best
+            return {name: jnp.where(there, value, jnp.nan) for name, value in measured.items()}
 
         def one(common, inputs):
             params, key = common

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from metalearn.arguments import pattern
 from metalearn.core import InputError, Params, Statistic
 
 
@@ -26,13 +27,15 @@ def partition(params: Params, where: str | None = None) -> tuple[Params, Params]
     """Splits a tree into (trained, rest): two trees of the same structure with `None` in each other's places.
 
     `where` is a regular expression searched in each leaf's path (`params/head/kernel`); `None` trains every leaf.
-    `Statistic` leaves are never trained. Raises `InputError` where a pattern matches nothing.
+    `Statistic` leaves are never trained. Raises `InputError` where a pattern is none or matches
+    nothing.
 
     >>> partition({"body": 1.0, "head": 2.0}, "head")
     ({'body': None, 'head': 2.0}, {'body': 1.0, 'head': None})
     """
     leaves, treedef = jax.tree_util.tree_flatten_with_path(params, is_leaf=_is_statistic)
-    trained = [not _is_statistic(v) and (where is None or bool(re.search(where, path_name(p)))) for p, v in leaves]
+    wanted = re.compile("") if where is None else pattern("where", where)
+    trained = [not _is_statistic(v) and bool(wanted.search(path_name(p))) for p, v in leaves]
     if where is not None and not any(trained):
         names = [path_name(p) for p, v in leaves if not _is_statistic(v)]
         shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")

@@ -308,6 +308,8 @@ def test_weights_that_are_kept_pull_every_head_once():
         ({"at": "middle"}, "'params' or 'features'"),
         ({"aggregator": agg.graddrop(), "every": 2}, "must weigh by directions"),
         ({"aggregator": agg.random(), "every": 2}, "must weigh by directions"),
+        ({"every": 0}, "every must be a whole number of at least 1, but is 0"),
+        ({"every": 1.5}, "every must be a whole number of at least 1, but is 1.5"),
         ({"aggregator": agg.fixed([2.0])}, "there are 3 tasks, but the aggregator gives weights of shape"),
         ({"aggregator": agg.fixed([2.0, 1.0])}, "there are 3 tasks"),
         ({"heads": HEADS | {"up": lambda own, features, batch, key: (features[:, 0], Aux({}))}}, "must be a scalar"),

@@ -349,6 +349,21 @@ def test_absent_clients_leave_their_rows_even_where_they_repeat_a_present_one():
     np.testing.assert_array_equal(state.table["visits"], [0, 0, 1, 0, 0, 0])
 
 
+@pytest.mark.parametrize("stranger", [-1, 6])
+def test_an_id_that_has_no_row_makes_the_loss_nan_and_writes_nobodys(stranger):
+    algorithm = _clients()
+    batch = _cohort([2, stranger], [2, 3])
+    state, metrics = jax.jit(algorithm.step)(algorithm.init(KEY, batch), batch, KEY)
+    assert np.isnan(metrics["per_task/loss"]).tolist() == [False, True] and np.isnan(metrics["loss"])
+    np.testing.assert_array_equal(state.table["visits"], [0, 0, 1, 0, 0, 0])
+
+
+@pytest.mark.parametrize("count", [-1, 2.5, "all"])
+def test_a_number_of_clients_that_cannot_be(count):
+    with pytest.raises(InputError, match="num_clients must be a whole number of at least 0"):
+        _clients(count)
+
+
 # --- compiled once, mapped over hyperparameters --------------------------------------------------------------------
 
 
@@ -489,6 +504,13 @@ def test_evaluation_measures_every_task_after_every_step():
     np.testing.assert_allclose(path["mse"], expected, rtol=1e-6)
     some = jax.jit(ml.evaluate(_quadratic_learner(trajectory=True), squared_error, at=[0, 3]))(w, tasks, KEY)
     np.testing.assert_allclose(some["loss"], expected[:, [0, 3]], rtol=1e-6)
+
+
+def test_of_a_task_without_a_query_example_nothing_is_known():
+    tasks = jax.tree.map(lambda *a: jnp.stack(a), _point(-1.0, 3.0), _point(4.0, 0.0))
+    tasks = tasks._replace(query=tasks.query._replace(mask=jnp.array([[1.0], [0.0]])))
+    found = ml.evaluate(_quadratic_learner(), squared_error)(jnp.array([[2.0]]), tasks, KEY)
+    assert all(np.isnan(found[name]).tolist() == [False, True] for name in ("loss", "mse"))
 
 
 def test_evaluation_refuses_steps_that_it_does_not_have():

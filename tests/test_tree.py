@@ -63,6 +63,11 @@ def test_a_pattern_without_a_trainable_leaf_is_an_error(where):
         partition(_params(), where)
 
 
+def test_a_pattern_that_is_none_is_an_error():
+    with pytest.raises(InputError, match=r"where='\(' is no regular expression"):
+        partition(_params(), "(")
+
+
 def test_paths_are_written_with_slashes():
     leaves, _ = jax.tree_util.tree_flatten_with_path(_params())
     assert [path_name(path) for path, _ in leaves] == [

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from metalearn.aggregate._build import gramian
 from metalearn.aggregate._gram import Gram
 from metalearn.aggregate._quadratic import nonnegative, regular
+from metalearn.arguments import number
 from metalearn.core import Aggregator
 
 
@@ -18,8 +19,9 @@ def cagrad(c: float | jax.Array = 0.5) -> Aggregator:
     For a given gain ν the nearest d with g_kᵀ d ≥ ν for all k is a quadratic program; its distance from g_0 is convex
     and increasing in ν, and Newton's method finds where it is c ‖g_0‖. The authors minimise the dual numerically. The
     program is solved for unit gradients, because norms may lie many powers of ten apart; a task whose gradient is zero
-    has no say.
+    has no say. Raises `InputError` where c is negative.
     """
+    number("c", c, least=0)
 
     def weigh(gram: Gram, state, key):
         matrix, share, there = gram.matrix, gram.share, gram.nonzero

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from metalearn.aggregate._build import weighted
-from metalearn.arguments import whole
+from metalearn.arguments import number, whole
 from metalearn.core import Aggregator
 
 
@@ -26,8 +26,9 @@ def dwa(num_tasks: int, period: int, temperature: float | jax.Array = 2.0) -> Ag
     A period is an epoch in the paper: pass its number of steps. The first two have w_k = 1. Convention: weights sum to
     K, the number of tasks.
 
-    Raises `InputError` where `period` is not positive.
+    Raises `InputError` where `period` or `temperature` is not positive.
     """
+    number("temperature", temperature, above=0)
     period = whole("period", period)
 
     def init(params):

@@ -3,8 +3,10 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metalearn.aggregate._build import stacked
+from metalearn.arguments import number
 from metalearn.core import Aggregator, InputError
 from metalearn.tree import num_rows
 
@@ -17,12 +19,18 @@ def graddrop(leak: float | jax.Array = 0.0) -> Aggregator:
     gradient at the shared representation, which is `at="features"` in `over_losses`; deviation: there every example
     draws a sign of its own, where the paper draws one for the batch, from its sum over examples times the
     sign of the activation; nothing is scaled back to the norm before.
+
+    Raises `InputError` without a key, and where `leak` is neither one share nor one for each task.
     """
+    if np.ndim(leak) == 0:
+        number("leak", leak, least=0, most=1)
 
     def update(updates, state, params=None, *, weights=None, losses=None, key=None):
         if key is None:
             raise InputError("graddrop draws a sign for every number: it needs a key")
         count = num_rows(updates)
+        if np.shape(leak) not in ((), (count,)):
+            raise InputError(f"leak must be one number or one for each of {count} tasks, but is {list(np.shape(leak))}")
         present = jnp.ones(count, bool) if weights is None else weights > 0
         kept = jnp.broadcast_to(jnp.asarray(leak, jnp.result_type(float)), (count,))
         leaves, structure = jax.tree.flatten(updates)

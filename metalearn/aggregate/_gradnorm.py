@@ -9,6 +9,7 @@ import optax
 
 from metalearn.aggregate._build import gramian
 from metalearn.aggregate._gram import Gram
+from metalearn.arguments import check_optimizer
 from metalearn.core import Aggregator, InputError
 
 
@@ -39,7 +40,10 @@ def gradnorm(
 
     Norms are relative to the largest in a batch, which scales the objective, so SGD's rate means another thing than in
     the paper; Adam's does not.
+
+    Raises `InputError` where `optimizer` is none, or there are no losses.
     """
+    check_optimizer(optimizer)
 
     def init(params):
         weights = jnp.ones(num_tasks)

@@ -10,6 +10,6 @@ from metalearn.core import Aggregator
 def imtl_l(num_tasks: int, optimizer: optax.GradientTransformation) -> Aggregator:
     """w_k = e^(s_k), s_k learned by `optimizer` to minimise e^(s_k) L_k - s_k, whose optimum is w_k L_k = 1.
 
-    Convention: a sum of what the weights give; s_k begins at 0.
+    Convention: a sum of what the weights give; s_k begins at 0. Raises `InputError` where `optimizer` is none.
     """
     return learned(num_tasks, jnp.exp, lambda s, losses: jnp.exp(s) * losses - s, optimizer)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from metalearn.aggregate._build import weighted
+from metalearn.arguments import check_optimizer
 from metalearn.core import Aggregator
 
 
@@ -24,6 +25,7 @@ def learned(
     """w = `weights(values)`, while `values` `[K]`, beginning at 0, descend Σ_k `objective(values, losses)_k` over the
     tasks that are present. The step taken with a batch's losses shows in the next one's weights. One task alone has
     none to be weighed against, and its weight stays 1."""
+    check_optimizer(optimizer)
 
     def init(params):
         values = jnp.zeros(num_tasks)

@@ -25,6 +25,9 @@ def mgda(normalise: str = "none") -> Aggregator:
     with any s but 1 a loss may grow. Convention: weights sum to 1. In `over_losses` heads see their own losses
     unweighed, where the authors' code weighs them too.
 
+    A loss that is not above 0 divides nothing. Raises `InputError` for another `normalise`, and where one by losses
+    is given none.
+
     The program is solved exactly rather than by Frank-Wolfe. In `over_losses` with `at="features"` this is MGDA-UB.
     """
     if normalise not in _SCALES:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metalearn.aggregate._build import weighted
+from metalearn.arguments import number
 from metalearn.core import Aggregator, InputError
 
 
@@ -21,7 +22,10 @@ def tchebycheff(
     λ is `preference` `[K]` (equal, 1 / K, unless given), z `ideal` and μ `smoothness`. It reaches concave parts of a
     Pareto front, which fixed weights cannot. Convention: as the formula gives it. The authors' code for networks scales
     losses by those after a warm-up, and takes their logarithms: a matter of `ideal` and of the loss.
+
+    Raises `InputError` where `smoothness` is not above 0, or `preference` and `ideal` are not as many.
     """
+    number("smoothness", smoothness, above=0)
     lengths = {np.shape(one)[0] for one in (preference, ideal) if one is not None and np.ndim(one)}
     if len(lengths) > 1:
         raise InputError(f"preference and ideal must be as many, but are {sorted(lengths)}")

@@ -16,7 +16,7 @@ def uncertainty(
     `optimizer`.
 
     The joint objective is Σ_k w_k L_k + ½ s_k, s_k beginning at 0. Convention: a sum of what the weights give. Usually
-    `optimizer` is that of the parameters.
+    `optimizer` is that of the parameters. Raises `InputError` where it is none, or `regression` does not fit.
     """
     if regression is not None and len(regression) != num_tasks:
         raise InputError(f"regression must say so of each of {num_tasks} tasks, but has {len(regression)} entries")

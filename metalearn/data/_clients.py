@@ -20,7 +20,7 @@ _REFUSED = 1 / 8  # how many of the draws may come to somebody who is there alre
 class Clients(NamedTuple):
     """Whose example is whose: client k has rows `order[starts[k] : starts[k] + sizes[k]]` of `x` and `y`.
 
-    Memory is that of the data, two numbers a client, however many there are, and `features`. Where there is a `view`,
+    Memory is that of the data, a number for each example, two for each client, and `features`. Where there is a `view`,
     client k sees `view(x, features[k])` of what is gathered of it.
     """
 
@@ -46,6 +46,8 @@ def clients(
     Raises `InputError` where there is no client, a client has no example, an index is not one of the data's, or `view`
     and `features` do not fit.
     """
+    if not all(np.ndim(part) == 1 for part in parts):
+        raise InputError("parts must hold one vector of examples' numbers for each client.")
     sizes = np.array([len(part) for part in parts])
     if not len(sizes):
         raise InputError("parts has no client in it.")
@@ -98,7 +100,8 @@ def cohort(
       query: the same clients' test examples; all of them, padded alike, and seen through the population's view unless
         they have one of their own.
       sampling: "uniform", without replacement; "size", without replacement with chances in proportion to the number
-        of examples, after which a plain `aggregate.mean()` and not the weighted one fits the joint objective;
+        of examples, after which a plain `aggregate.mean()` and not the weighted one fits the joint objective, but for
+        clients so large that they are nearly always drawn;
         "poisson", each client independently with chance `rate`: those beyond `size` are left out, and missing ones are
         absent (their mask is 0 everywhere).
       temperature: of "size", whose chances go by the number's power 1 / temperature: nearer to uniform above 1.

@@ -1,6 +1,7 @@
 """How a data set is divided among clients: lists of index arrays, one a client, no example in two of them.
 
-All run on the host, depend on nothing but their arguments, and end whatever these are.
+All run on the host, depend on nothing but their arguments, and end whatever these are: with `InputError` where a number
+cannot be used, labels or groups are no finite vector `[n]`, or there are fewer examples than clients need.
 """
 
 import heapq
@@ -121,12 +122,14 @@ def _enough(count: int, num_clients: int, each: int = 1) -> None:
 def _vector(name: str, values) -> np.ndarray:
     if np.ndim(values) != 1:
         raise InputError(f"{name} must be one for each example, [n], but have the shape {list(np.shape(values))}.")
-    return np.asarray(values)
+    values = np.asarray(values)
+    if np.issubdtype(values.dtype, np.inexact) and not np.isfinite(values).all():
+        raise InputError(f"{name} must be finite: a value that is none belongs to no client.")
+    return values
 
 
 def _positive_finite(concentration: float) -> None:
-    if not 0 < concentration < np.inf:
-        raise InputError(f"concentration must be above 0 and finite, but is {concentration}.")
+    number("concentration", concentration, above=0, below=np.inf)
 
 
 def _cuts(rng, count: int, num_clients: int, concentration: float) -> np.ndarray:

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import optax
 
+from metalearn.arguments import number
 from metalearn.core import Aggregator, Criterion, Model
 from metalearn.federated.client import BY_EXAMPLES, PLAIN, Federated, changes, using
 from metalearn.inner import fit, supervised
@@ -32,7 +33,10 @@ def ditto(
     v_k is the client's row of the table; w is the global model of the round's beginning. The global model is that of
     FedAvg, whatever λ. `personal` is the optimizer of v_k, by default `optimizer`. Deviation: clients are weighed by
     their examples, where the authors sample them so and take the plain mean, `aggregator=mean()`.
+
+    Raises `InputError` where `strength` is negative.
     """
+    number("strength", strength, least=0)
     loss = supervised(model, criterion)
     train = difference(fit(loss, optimizer, **options))
     own = fit(loss, personal or optimizer, penalty=proximal(strength), **options)

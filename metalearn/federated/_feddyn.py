@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from metalearn.aggregate import summed
-from metalearn.arguments import number
+from metalearn.arguments import number, whole
 from metalearn.core import Aggregator, Criterion, Model
 from metalearn.federated.client import Federated, changes, moved, proposal, shared_params, using, zeros
 from metalearn.inner import fit, supervised
@@ -35,9 +35,10 @@ def feddyn(
     Deviation: θ_{t+1} is what is evaluated, where the authors' code evaluates the mean of the θ_k; α is the same for
     all clients, where theirs is divided by a client's share of the examples.
 
-    Raises `InputError` where `strength` is not above 0.
+    Raises `InputError` where `strength` is not above 0 or `num_clients` no whole number of at least 1.
     """
     number("strength", strength, above=0)
+    num_clients = whole("num_clients", num_clients)
     learn = fit(supervised(model, criterion), optimizer, penalty=together(linear(), proximal(strength)), **options)
 
     def init(key, task):

@@ -39,9 +39,10 @@ def pfedme(
     evaluates the θ that local rounds left, where here it is found anew from the server's w; and it weighs clients by
     their examples, `aggregator=weighted_mean()`.
 
-    Raises `InputError` where `strength` is not above 0 or `personal_steps` is no whole number of at least 1.
+    Raises `InputError` where `strength` or `rate` is not above 0, or `personal_steps` no whole number of at least 1.
     """
     number("strength", strength, above=0)
+    number("rate", rate, above=0)
     whole("personal_steps", personal_steps)
     loss = supervised(model, criterion)
     nearby = fit(loss, personal, personal_steps, penalty=proximal(strength), where=options.get("where"))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from metalearn.aggregate import parts, total
-from metalearn.arguments import number
+from metalearn.arguments import number, whole
 from metalearn.core import Aggregator, Criterion, InputError, Model
 from metalearn.federated.client import EQUALLY, PLAIN, Federated, changes, moved, proposal, shared_params, using, zeros
 from metalearn.inner import fit, supervised
@@ -43,10 +43,13 @@ def scaffold(
       server: by default SGD with η_g = 1.
       aggregator: of the models' changes; those of the control variates are always summed.
       options: those of `inner.fit`: `num_epochs` or `num_steps`, `batch_size`, …
+
+    Raises `InputError` where `option` is another, `rate` not above 0 or `num_clients` no whole number of at least 1.
     """
     if option not in (1, 2):
         raise InputError(f"option must be 1 or 2, but is {option!r}")
     number("rate", rate, above=0)
+    num_clients = whole("num_clients", num_clients)
     learn = fit(supervised(model, criterion), optax.sgd(rate), penalty=linear(), **options)
     full = gradient(supervised(model, criterion))
 

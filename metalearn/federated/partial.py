@@ -1,12 +1,12 @@
 """Part of the model is shared, and part stays with the client."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import optax
 
+from metalearn.arguments import pattern
 from metalearn.core import Aggregator, Criterion, InputError, Model, Statistic
 from metalearn.federated.client import BY_EXAMPLES, PLAIN, Federated, moved, proposal, using
 from metalearn.inner import fit, supervised
@@ -59,7 +59,8 @@ def split(params: Any, own: str) -> tuple[Any, Any]:
     """(what stays with a client, what is shared): unlike `tree.partition`, statistics go with the layer they are of."""
     is_leaf = lambda leaf: isinstance(leaf, Statistic)  # noqa: E731
     leaves, treedef = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_leaf)
-    stays = [bool(re.search(own, path_name(path))) for path, _ in leaves]
+    mine_is = pattern("own", own)
+    stays = [bool(mine_is.search(path_name(path))) for path, _ in leaves]
     if not any(stays) or all(stays):
         which = "no" if not any(stays) else "every"
         shown = ", ".join(path_name(path) for path, _ in leaves[:8])

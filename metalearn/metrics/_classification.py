@@ -1,4 +1,8 @@
-"""Metrics of classes: outputs are logits `[n, C]`, targets integer labels `[n]`."""
+"""Metrics of classes: outputs are logits `[n, C]`, targets integer labels `[n]`.
+
+NaN where a real example has an output that is NaN or a label outside 0…C-1; without any real example 0. All raise
+`InputError` where shapes or types do not fit. `accuracy` is the share of examples whose largest logit is their label's.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +21,18 @@ def _labelled(name, outputs, batch):
         )
 
 
+def _real(outputs, batch):
+    """Who counts `[n, ...]`, as numbers: 1, or 0 for what is masked, and NaN for what no metric could judge."""
+    there = real(batch, batch.y)
+    known = (batch.y >= 0) & (batch.y < outputs.shape[-1]) & ~jnp.isnan(outputs).any(-1)
+    return jnp.where(there & ~known, jnp.nan, there.astype(jnp.result_type(float)))
+
+
 def counts(outputs: jax.Array, batch) -> dict[str, jax.Array]:
     """For each class `[C]` how often it was predicted rightly (`hit`), predicted (`said`), and was there (`true`)."""
     _labelled("counts", outputs, batch)
-    classes, dtype = outputs.shape[-1], jnp.result_type(float)
-    there = real(batch, batch.y).reshape(-1, 1).astype(dtype)
+    there = _real(outputs, batch).reshape(-1, 1)
+    classes, dtype = outputs.shape[-1], there.dtype
     said = jax.nn.one_hot(outputs.argmax(-1).reshape(-1), classes, dtype=dtype) * there
     true = jax.nn.one_hot(batch.y.reshape(-1), classes, dtype=dtype) * there
     return {"hit": (said * true).sum(0), "said": said.sum(0), "true": true.sum(0)}
@@ -38,7 +49,7 @@ def _averaged(average, score):
         each = score(sums["hit"], sums["said"], sums["true"])
         if average == "none":
             return each
-        seen = (sums["said"] + sums["true"]) > 0
+        seen = sums["said"] + sums["true"] != 0
         return ratio(jnp.where(seen, each, 0).sum(), seen.sum().astype(each.dtype))
 
     return Metric(counts, finish)
@@ -66,9 +77,8 @@ def mean_iou(average: str = "macro") -> Metric:
 
 def _accuracy_each(outputs, batch):
     _labelled("accuracy", outputs, batch)
-    there = real(batch, batch.y)
-    right = jnp.where(there, outputs.argmax(-1) == batch.y, False)
-    return right.sum().astype(jnp.result_type(float)), there.sum().astype(jnp.result_type(float))
+    there = _real(outputs, batch)
+    return (there * (outputs.argmax(-1) == batch.y)).sum(), there.sum()
 
 
 accuracy = Metric(_accuracy_each, lambda sums: ratio(*sums))

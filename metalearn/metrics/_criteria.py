@@ -20,7 +20,7 @@ def cross_entropy(outputs: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]
 
     `outputs` are logits `[n, C]`, `batch.y` integer labels `[n]` in 0…C-1; or `[n, ..., C]` and `[n, ...]`, a label for
     every place of a sequence or an image, of which an example has the mean. A real label outside that range makes the
-    loss NaN, so that a mislabelled task cannot pass unseen. Raises `InputError` where the shapes do not fit.
+    loss and accuracy NaN, so that a mislabelled task cannot pass unseen, as does an output that is NaN. Raises `InputError` where the shapes do not fit.
     """
     labels = None if batch.y is None else f"{batch.y.dtype}{list(batch.y.shape)}"
     fits = labels is not None and outputs.ndim >= 2 and batch.y.shape == outputs.shape[:-1]
@@ -33,7 +33,8 @@ def cross_entropy(outputs: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]
     # one-hot: a gather here is slow to differentiate twice on a CPU
     losses = optax.softmax_cross_entropy(outputs, jax.nn.one_hot(batch.y, num_classes, dtype=outputs.dtype))
     losses = jnp.where((batch.y >= 0) & (batch.y < num_classes), losses, jnp.nan)
-    correct = (outputs.argmax(-1) == batch.y).astype(outputs.dtype)
+    # of outputs that are NaN the first would be the largest
+    correct = jnp.where(jnp.isnan(losses), jnp.nan, (outputs.argmax(-1) == batch.y).astype(outputs.dtype))
     losses, correct = losses.mean(places), correct.mean(places)
     return masked_mean(losses, batch.mask), {"accuracy": masked_mean(correct, batch.mask)}
 

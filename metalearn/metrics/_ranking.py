@@ -1,6 +1,14 @@
 """How scores rank examples: no sums, so what is kept of a batch is its scores, and merging joins them.
 
-Outputs are scores and `batch.y` labels (0 or 1), both `[n]`, or `[n, C]` for the mean over C classes.
+Outputs are scores and `batch.y` labels (0 or 1), both `[n]`, or `[n, C]` for the mean over C classes. NaN where a real
+score is; `InputError` where shapes do not fit.
+
+roc_auc             the share of pairs of a positive and a negative example in which the positive has the higher score;
+                    ties count half; NaN where either kind is missing
+mean_roc_auc        its mean over classes, each against all others; NaN where a class has no pair
+average_precision   Σ (recall gained at a threshold) · (precision there), thresholds being the scores that occur: not
+                    interpolated; 0 without a positive example
+mean_average_precision   its mean over classes
 """
 
 import jax
@@ -21,7 +29,11 @@ def _ranked(name, ndim, finish):
     def merge(first, second):
         return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
 
-    return Metric(each, lambda kept: finish(*kept), merge)
+    def finished(kept):
+        scores, _, there = kept
+        return jnp.where((jnp.isnan(scores) & there).any(), jnp.nan, finish(*kept))
+
+    return Metric(each, finished, merge)
 
 
 def _sorted(scores, labels, there):
@@ -52,15 +64,9 @@ def _average_precision(*kept):
     return ratio((positive * at).sum(), positive.sum())
 
 
-# the share of pairs of a positive and a negative example in which the positive has the higher score; ties count half;
-# NaN where either kind is missing
 roc_auc = _ranked("roc_auc", 1, _roc_auc)
-# its mean over classes, each against all others; NaN where a class has no pair
 mean_roc_auc = _ranked("mean_roc_auc", 2, lambda *kept: jax.vmap(_roc_auc, 1)(*kept).mean())
-# Σ (recall gained at a threshold) · (precision there), thresholds being the scores that occur: not interpolated; 0
-# without a positive example
 average_precision = _ranked("average_precision", 1, _average_precision)
-# its mean over classes
 mean_average_precision = _ranked(
     "mean_average_precision", 2, lambda *kept: jax.vmap(_average_precision, 1)(*kept).mean()
 )

@@ -1,6 +1,13 @@
 """Errors of numbers: outputs and targets `[n, ...]` of one shape, a time series included.
 
+mse, rmse, mae   the mean squared error, its root, the mean absolute error
+msle, rmsle      the same of log(1 + value), of numbers from 0 on: for what grows by factors
+max_error        the largest absolute error
+r2               1 - squared error / spread about the mean, the mean over outputs; of a constant target 1 where it is
+                 met, else 0
+
 Means go over all real numbers: `rmse` is one root of one mean, where scikit-learn averages a root for each output.
+NaN where a real output is; without any real example 0. All raise `InputError` where shapes do not fit.
 """
 
 import jax.numpy as jnp
@@ -27,7 +34,6 @@ def _mean(name, error, finish=lambda mean: mean):
 mse = _mean("mse", lambda z, y: (z - y) ** 2)
 rmse = _mean("rmse", lambda z, y: (z - y) ** 2, jnp.sqrt)
 mae = _mean("mae", lambda z, y: jnp.abs(z - y))
-# of numbers from 0 on: the errors of log(1 + value), for what grows by factors
 msle = _mean("msle", lambda z, y: (jnp.log1p(z) - jnp.log1p(y)) ** 2)
 rmsle = _mean("rmsle", lambda z, y: (jnp.log1p(z) - jnp.log1p(y)) ** 2, jnp.sqrt)
 
@@ -37,7 +43,7 @@ def _largest(outputs, batch):
     return jnp.where(real(batch, outputs), jnp.abs(outputs - y), 0).max(initial=0)
 
 
-max_error = Metric(_largest, lambda largest: largest, jnp.maximum)  # 0 where no example is real
+max_error = Metric(_largest, lambda largest: largest, jnp.maximum)
 
 
 def _r2_each(outputs, batch):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from metalearn.aggregate import weighted
+from metalearn.arguments import check_batches, check_optimizer
 from metalearn.core import Algorithm, Batch, InputError
 from metalearn.losses import joint, over_losses
 from metalearn.tree import merge, partition
@@ -39,11 +40,19 @@ def auto_lambda(
         the authors' code. It must then have a derivative, which Adam's has not where a gradient is zero: weights would
         be NaN.
       weights_optimizer: of λ; by default Adam at 1e-4. `start`: every λ_k at first.
+      options: those of `over_losses`. What a `regulariser` adds is not looked ahead to.
+
+    Convention: Σ_k λ_k g_k, neither a sum nor a mean: with `start` at .1, as in the authors' code, the first step is a
+    tenth of a sum's.
+
+    Raises `InputError` where `primary` names no task or one that is not there, `weights_optimizer` is none, or a batch
+    is no pair.
     """
     unknown = [name for name in primary if name not in heads]
     if unknown or not primary:
         raise InputError(f"primary must name tasks among {sorted(heads)}, but is {list(primary)}")
     tuner = weights_optimizer or optax.adam(1e-4)
+    check_optimizer(tuner)
     counts = jnp.array([float(name in primary) for name in heads])
     all_losses = joint(trunk, heads)
 
@@ -76,6 +85,7 @@ def auto_lambda(
         return inner.step(state._replace(aggregator_state=((weights, tuner_state), kept)), training, key)
 
     def init_of_pair(key, batch: tuple[Batch, Batch]):
+        check_batches(batch, 2)
         return inner.init(key, batch[0])
 
     return Algorithm(init_of_pair, step)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
-from metalearn.arguments import number
+from metalearn.arguments import check_models, number
 from metalearn.core import Model
 from metalearn.multitask._columns import columns_of, init_columns, run_column
 from metalearn.multitask.sharing import Sharing, keys_for
@@ -21,6 +21,7 @@ def cross_stitch(
     evenly. The columns are mapped over tasks, so that they cost one batched product a layer. All of it is shared: every
     loss reaches every column.
     """
+    check_models(*layers, *heads.values())
     number("own", own, least=0, most=1)
     count = len(heads)
     others = (1 - own) / max(count - 1, 1)

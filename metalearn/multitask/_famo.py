@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from metalearn.aggregate import weighted
+from metalearn.arguments import check_optimizer
 from metalearn.core import Algorithm
 from metalearn.losses import joint, over_losses
 
@@ -32,8 +33,13 @@ def famo(
       weights_optimizer: of ξ; by default Adam at .025, as in the authors' code. γ is `decay`, added to the gradient.
       least: b, a lower bound of the losses, `[K]` or one for all.
       options: those of `over_losses`.
+
+    Convention: weights sum to 1. One task alone is trained plainly.
+
+    Raises `InputError` where `weights_optimizer` is none.
     """
     tuner = weights_optimizer or optax.adam(0.025)
+    check_optimizer(tuner)
     small = 1e-8  # as in the authors' code: a loss at its bound has a finite weight
 
     def gap(losses):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from metalearn.arguments import check_models
 from metalearn.core import InputError, Model
 from metalearn.multitask.sharing import keys_for
 
@@ -15,6 +16,8 @@ def fused(encoders: Mapping[str, Model], body: Model) -> Model:
 
     Encoders and body must not keep running statistics. Raises `InputError` where the modalities differ.
     """
+
+    check_models(*encoders.values(), body)
 
     def encoded(params, x, key=None):
         if set(x) != set(encoders):

@@ -4,16 +4,19 @@ from collections.abc import Mapping
 
 import jax
 
+from metalearn.arguments import check_models
 from metalearn.core import Model
 from metalearn.multitask.sharing import Sharing, keys_for
 
 
 def hard(trunk: Model, heads: Mapping[str, Model]) -> Sharing:
-    """Every head sees the trunk's outputs.
+    """Every head sees the trunk's outputs. Raises `InputError` where one of them is no `Model`.
 
     >>> from metalearn.nets import MLP, from_linen
     >>> model = hard(from_linen(MLP([64, 32])), {"digit": from_linen(MLP([10])), "parity": from_linen(MLP([2]))})
     """
+
+    check_models(trunk, *heads.values())
 
     def init(key, x):
         trunk_key, heads_key = jax.random.split(key)

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import optax
 
+from metalearn.arguments import check_models, check_optimizer
 from metalearn.core import Aggregator, Algorithm, Criterion, InputError, Key, Learner, Model, Task, Update
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import num_real, over_clients
@@ -25,20 +26,23 @@ def heads(
     """`(algorithm, learner)`: one step of the trunk by the aggregate of the sampled tasks' gradients, and one of each
     of their heads by its own.
 
-    Tasks come with examples of their own, as many as they have (masked), and an `id`, the row of the table in which
+    Tasks come with examples of their own, as many as they have (masked) and of one shape, and an `id`, the row of the table in which
     their head is kept: `data.cohort` samples them uniformly, in proportion to their size, or by temperature. All heads
     have one shape; a task with fewer classes leaves the rest of its logits unused.
 
     Args:
-      aggregator: one without a state for each task, which goes by place in a cohort and not by who is there.
+      aggregator: one without a state, which would go by place in a cohort and not by who is there.
       num_tasks: rows of the table; every `id` must be below it.
       head_optimizer: the heads', by default `optimizer`.
 
-    Raises `InputError` where tasks have no `id`, there are more of them than rows, or a head keeps running statistics.
+    Raises `InputError` where trunk or head is no `Model`, the aggregator has a state, tasks have no `id`, there are more
+    of them than rows, or a head keeps running statistics.
 
     `evaluate(learner, criterion)(state.params, tasks, key, state.table)` measures every task with its own head.
     """
+    check_models(trunk, head)
     tuner = head_optimizer or optimizer
+    check_optimizer(tuner)
 
     def init(key: Key, task: Task):
         if task.id is None:
@@ -46,6 +50,11 @@ def heads(
         trunk_key, head_key = jax.random.split(key)
         shared = trunk.init(trunk_key, task.support.x)
         own = head.init(head_key, trunk.apply(shared, task.support.x))
+        if jax.tree.leaves(aggregator.init(partition(shared)[0])):
+            raise InputError(
+                "the aggregator keeps something between steps, which would go by place in a cohort and not by who is "
+                "there: use one without a state, such as mean() or upgrad()"
+            )
         if jax.tree.leaves(statistics(own)):
             raise InputError("a head keeps no running statistics: use a norm without any, such as layer normalisation")
         return shared, (own, tuner.init(partition(own)[0]))

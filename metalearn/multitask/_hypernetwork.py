@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from metalearn.core import Model
+from metalearn.arguments import check_models
+from metalearn.core import InputError, Model
 from metalearn.multitask.sharing import Sharing, keys_for
 
 
@@ -23,7 +24,10 @@ def hypernetwork(
     `lambda size: from_linen(MLP([32, size]))`.
 
     Shared: θ and the writer. A task's own: its embedding e_k, standard normal at first, and its head.
+
+    Raises `InputError` where the writer gives another number of them.
     """
+    check_models(network, *heads.values())
 
     def parts(params):
         leaves, structure = jax.tree.flatten(params)
@@ -32,6 +36,8 @@ def hypernetwork(
     def written(shared, embedding):
         leaves, structure, size = parts(shared["base"])
         numbers = scale * writer(size).apply(shared["writer"], embedding[None])[0]
+        if numbers.shape != (size,):
+            raise InputError(f"the writer must give the {size} numbers of a network, but gives {list(numbers.shape)}")
         cut, at = [], 0
         for leaf in leaves:
             cut.append(leaf + numbers[at : at + leaf.size].reshape(leaf.shape).astype(leaf.dtype))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from metalearn.arguments import whole
+from metalearn.arguments import check_models, whole
 from metalearn.core import InputError, Model
 from metalearn.multitask.sharing import Sharing, keys_for
 
@@ -19,6 +19,7 @@ def layer_ordering(encoder: Model, layer: Model, depth: int, heads: Mapping[str,
     Nothing is computed once for all tasks but the encoder's outputs, so the trunk hands the layers' parameters on.
     `InputError` where `depth` is below 1 or a layer changes the shape of what goes through it.
     """
+    check_models(encoder, layer, *heads.values())
     depth = whole("depth", depth)
 
     def init(key, x):

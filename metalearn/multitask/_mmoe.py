@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import jax
 
+from metalearn.arguments import check_models
 from metalearn.core import Model
 from metalearn.multitask._experts import gate, init_experts, init_gate, run_experts
 from metalearn.multitask.sharing import Sharing, keys_for
@@ -15,6 +16,8 @@ def mmoe(expert: Model, num_experts: int, heads: Mapping[str, Model]) -> Sharing
     y_k = h_k(Σ_e softmax(W_k x)_e f_e(x)). Gates and towers are a task's own. The input is flattened for the gates,
     which begin at 0: an equal mixture.
     """
+
+    check_models(expert, *heads.values())
 
     def init(key, x):
         experts_key, heads_key = jax.random.split(key)

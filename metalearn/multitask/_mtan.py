@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
+from metalearn.arguments import check_models
 from metalearn.core import InputError, Model
 from metalearn.multitask.sharing import Sharing, keys_for
 
@@ -27,6 +28,8 @@ def mtan(
     """
     if not blocks or len(blocks) != len(between):
         raise InputError(f"mtan needs one model in between for each block, but has {len(between)} for {len(blocks)}")
+
+    check_models(*(model for block in blocks for model in block), *between, *heads.values())
 
     def trunk(shared, x, key=None):
         found = []

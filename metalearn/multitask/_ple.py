@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
+from metalearn.arguments import check_models
 from metalearn.core import InputError, Model
 from metalearn.multitask._experts import gate, init_experts, init_gate, run_experts
 from metalearn.multitask.sharing import Sharing, keys_for
@@ -20,6 +21,7 @@ def ple(levels: Sequence[Model], num_shared: int, num_own: int, heads: Mapping[s
     """
     if not levels:
         raise InputError("ple needs at least one level of experts")
+    check_models(*levels, *heads.values())
     names = list(heads)
     *lower, top = levels
 

@@ -9,6 +9,7 @@ import optax
 
 from metalearn.aggregate import weighted
 from metalearn.aggregate._quadratic import onto_simplex
+from metalearn.arguments import check_batches
 from metalearn.core import Algorithm, Batch, InputError
 from metalearn.losses import num_of_each, over_losses, products
 
@@ -40,6 +41,8 @@ def sdmgrad(
     is relative to the largest entry of G₁ᵀ G₂. The authors' code divides G by the mean norm of its rows, takes
     steps of 10 with momentum .5, and clips the direction to the norm 1. Heads are weighed as the trunk is; theirs
     are not.
+
+    Raises `InputError` where `at` or `mapping` is given, or a batch is no triple.
     """
     if options.get("at", "params") != "params" or options.get("mapping"):
         raise InputError("sdmgrad weighs by gradients of the parameters, all at once: it has neither at nor mapping")
@@ -69,4 +72,8 @@ def sdmgrad(
         after = chosen(state.params, before, batch, jax.random.fold_in(key, 3))
         return inner.step(state._replace(aggregator_state=(after, kept)), batch[2], key)
 
-    return Algorithm(lambda key, batch: inner.init(key, batch[2]), step)
+    def init_of_triple(key, batch: Sequence[Batch]):
+        check_batches(batch, 3)
+        return inner.init(key, batch[2])
+
+    return Algorithm(init_of_triple, step)

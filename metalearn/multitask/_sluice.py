@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
-from metalearn.arguments import number, whole
+from metalearn.arguments import check_models, number, whole
 from metalearn.core import InputError, Model, Params
 from metalearn.multitask._columns import columns_of, init_columns, run_column
 from metalearn.multitask.sharing import Sharing, keys_for
@@ -20,7 +20,10 @@ def sluice(
     α `[K·G, K·G]` mixes the subspaces of all tasks after every layer, beginning at `own` for a subspace itself and even
     for the others; β `[K, L]`, beginning even, mixes the layers' outputs, which need one shape. `orthogonal` is the
     penalty that keeps subspaces apart. All of it is shared but the heads.
+
+    Raises `InputError` where layers differ in shape or `subspaces` does not divide their channels.
     """
+    check_models(*layers, *heads.values())
     number("own", own, least=0, most=1)
     subspaces = whole("subspaces", subspaces)
     count = len(heads)
@@ -60,14 +63,17 @@ def sluice(
     return Sharing(init, trunk, {name: head_of(k, head) for k, (name, head) in enumerate(heads.items())})
 
 
-def orthogonal(strength: float | jax.Array, subspaces: int = 2) -> Callable[[Params], jax.Array]:
-    """strength · Σ ‖G_1ᵀ G_2‖² over pairs of subspaces of every kernel in a sluice network's columns."""
+def orthogonal(strength: float | jax.Array) -> Callable[[Params], jax.Array]:
+    """strength · Σ ‖G_1ᵀ G_2‖² over pairs of subspaces of every kernel in a sluice network's columns, a `regulariser`
+    of `over_losses`. Raises `InputError` where there is no kernel."""
 
     def value(params):
+        stitches = params["shared"]["stitches"][0]  # [K·G, K·G]
         total, found = jnp.zeros(()), False
         for path, leaf in jax.tree_util.tree_leaves_with_path(params["shared"]["columns"]):
             if not path_name(path).endswith("kernel"):
                 continue
+            subspaces = len(stitches) // len(leaf)
             parts = leaf.reshape(leaf.shape[0], -1, subspaces, leaf.shape[-1] // subspaces)
             inner = jnp.einsum("kdgc,kdhe->kghce", parts, parts)
             apart = 1 - jnp.eye(subspaces).reshape(1, subspaces, subspaces, 1, 1)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
+from metalearn.arguments import check_models
 from metalearn.core import InputError, Model, Params
 from metalearn.multitask.sharing import Sharing, keys_for
 from metalearn.tree import partition
@@ -13,6 +14,8 @@ from metalearn.tree import partition
 
 def soft(models: Mapping[str, Model]) -> Sharing:
     """Nothing is shared; what holds the networks together is a `regulariser` of `over_losses`: `near` or `low_rank`."""
+
+    check_models(*models.values())
 
     def init(key, x):
         keys = keys_for(key, models)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import jax
 from flax import linen as nn
 
+from metalearn.arguments import number, whole
 from metalearn.core import InputError
 from metalearn.nets._norm import LayerNorm
 from metalearn.nets._product import Dense
@@ -24,7 +25,7 @@ class MLP(nn.Module):
 
     MAML's code: github.com/cbfinn/maml, for Finn et al. 2017 (arXiv 1703.03400).
 
-    Raises `InputError` where `features` is empty or `norm` is unknown.
+    Raises `InputError` where `features` is empty or has a width below 1, `dropout` is not in [0, 1), or `norm` is unknown.
     """
 
     features: Sequence[int]
@@ -38,6 +39,9 @@ class MLP(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         if len(self.features) == 0:
             raise InputError("features is empty, but MLP needs one number of outputs at least.")
+        for width in self.features:
+            whole("every number of features", width)
+        number("dropout", self.dropout, least=0, below=1)
         if self.norm not in ("none", "layer"):
             raise InputError(f"norm must be 'none' or 'layer', but is {self.norm!r}.")
         x = x.reshape(x.shape[0], math.prod(x.shape[1:]))

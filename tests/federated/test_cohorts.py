@@ -84,11 +84,14 @@ def test_agnostic_scales_by_the_share_of_clients():
     assert_near(state.params["mixture"], mixture)
 
 
-def test_agnostic_says_where_there_is_no_weight_for_a_client():
-    algorithm = fl.agnostic(MODEL, criterion, SGD, mixture_rate=0.05, num_clients=2, num_steps=1)
-    tasks = clients()
-    state, _ = jax.jit(algorithm.step)(algorithm.init(KEY, tasks), tasks, KEY)
-    assert np.isnan(vector(state.params["params"])).all()
+@pytest.mark.parametrize("drop", [False, True])
+def test_agnostic_says_where_there_is_no_weight_for_a_client(drop):
+    algorithm = fl.agnostic(MODEL, criterion, SGD, mixture_rate=0.05, num_clients=2, num_steps=1, drop_nonfinite=drop)
+    last = jax.tree.map(lambda a: a[-1:], clients())
+    _, metrics = jax.jit(algorithm.step)(algorithm.init(KEY, last), last, KEY)
+    assert np.isnan(metrics["loss"])
+    with pytest.raises(ml.InputError, match=f"num_clients is 2, but there are {N} clients in one step"):
+        algorithm.step(algorithm.init(KEY, last), clients(), KEY)
 
 
 def test_ifca_averages_each_model_over_who_chose_it():

@@ -141,6 +141,34 @@ def test_no_example_at_all():
     assert float(mt.average_precision(jnp.ones(3), Batch(None, jnp.zeros(3)))) == 0
 
 
+@pytest.mark.parametrize("name", ["precision", "recall", "f1"])
+def test_a_class_that_is_neither_there_nor_predicted_is_left_out(name):
+    z = LOGITS - 9 * (np.arange(C) == 2)
+    y = np.where(LABELS == 2, 1, LABELS)
+    theirs = getattr(sk, f"{name}_score")(y, z.argmax(1), average="macro")
+    np.testing.assert_allclose(getattr(mt, name)()(jnp.asarray(z), Batch(None, jnp.asarray(y))), theirs, rtol=1e-5)
+
+
+_LABELLED = {"accuracy": mt.accuracy, "f1": mt.f1(), "recall": mt.recall("micro"), "mean_iou": mt.mean_iou()}
+
+
+@pytest.mark.parametrize("name", [*_LABELLED, *(n for n in CASES if n in vars(mt))])
+def test_an_output_that_is_no_number_has_no_score(name):
+    metric = _LABELLED.get(name) or CASES[name][0]
+    outputs, targets = (LOGITS, LABELS) if name in _LABELLED else CASES[name][1:3]
+    spoiled = jnp.asarray(outputs).at[3].set(jnp.nan)
+    assert np.isnan(metric(spoiled, Batch(None, jnp.asarray(targets))))
+    everybody_else = jnp.ones(N).at[3].set(0)
+    assert np.isfinite(metric(spoiled, Batch(None, jnp.asarray(targets), everybody_else)))
+
+
+@pytest.mark.parametrize("name", _LABELLED)
+@pytest.mark.parametrize("label", [-1, C])
+def test_a_label_that_is_no_class_has_no_score(name, label):
+    y = jnp.asarray(LABELS).at[3].set(label)
+    assert np.isnan(_LABELLED[name](jnp.asarray(LOGITS), Batch(None, y)))
+
+
 def test_segmentation_counts_places():
     z, y = R.randn(2, 3, 4, C), R.randint(0, C, (2, 3, 4))
     expected = sk.jaccard_score(y.ravel(), z.argmax(-1).ravel(), average=None, labels=range(C))

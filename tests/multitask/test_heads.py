@@ -79,6 +79,12 @@ def test_a_head_with_running_statistics_is_refused():
         algorithm.init(KEY, tasks())
 
 
+def test_an_aggregator_that_goes_by_place_is_refused():
+    algorithm, _ = mt.heads(TRUNK, HEAD, ml.squared_error, ml.aggregate.gradvac(2), optax.sgd(0.1), num_tasks=3)
+    with pytest.raises(ml.InputError, match="keeps something between steps"):
+        algorithm.init(KEY, tasks())
+
+
 def test_a_task_needs_a_row_of_its_own():
     algorithm, _ = mt.heads(TRUNK, HEAD, ml.squared_error, ml.mean(), optax.sgd(0.1), num_tasks=3)
     with pytest.raises(ml.InputError, match=r"task\.id, which is None"):

@@ -142,20 +142,29 @@ def test_sluice_mixes_subspaces_and_layers():
 
 
 @pytest.mark.slow
-def test_subspaces_are_held_orthogonal():
-    model = mt.sluice([LAYER, LAYER], HEADS)
+@pytest.mark.parametrize("subspaces", [2, 4])
+def test_subspaces_are_held_orthogonal(subspaces):
+    model = mt.sluice([LAYER, LAYER], HEADS, subspaces=subspaces)
     params = model.init(KEY, X)
     total = 0.0
     for layer in params["shared"]["columns"]:
         for kernel in np.asarray(layer["head"]["kernel"]):
-            total += np.sum((kernel[:, :2].T @ kernel[:, 2:]) ** 2)
+            one, *others = np.split(kernel, subspaces, 1)
+            while others:
+                total += sum(np.sum((one.T @ other) ** 2) for other in others)
+                one, *others = others
     np.testing.assert_allclose(mt.orthogonal(0.3)(params), 0.3 * total, rtol=1e-5)
     with pytest.raises(ml.InputError, match="called kernel"):
-        mt.orthogonal(0.3)({"shared": {"columns": [{"weight": jnp.ones((2, 3, 4))}]}})
+        shared = params["shared"] | {"columns": [{"weight": jnp.ones((2, 3, 4))}]}
+        mt.orthogonal(0.3)({"shared": shared})
+
+
+def test_a_share_of_stitches_may_be_traced():
+    params = mt.sluice([LAYER, LAYER], HEADS).init(KEY, X)
     outcomes = jax.vmap(lambda own: outputs(mt.sluice([LAYER, LAYER], HEADS, own=own), params)["a"])(
         jnp.array([0.5, 0.9])
     )
-    assert outcomes.shape == (2, 5, 2)  # a share may be traced
+    assert outcomes.shape == (2, 5, 2)
 
 
 @pytest.mark.slow
@@ -177,9 +186,10 @@ def test_one_expert_is_hard_sharing_and_gates_choose_among_several():
 
 
 @pytest.mark.slow
-def test_ple_is_the_loop_of_the_paper():
+@pytest.mark.parametrize("levels", [1, 2])
+def test_ple_is_the_loop_of_the_paper(levels):
     expert = plain_mlp(4)
-    model = mt.ple([expert, expert], 2, 1, HEADS)
+    model = mt.ple([expert, expert], 2, 1, HEADS) if levels == 2 else mt.cgc(expert, 2, 1, HEADS)
     params = model.init(KEY, X)
     r = np.random.RandomState(0)
     params = jax.tree.map(lambda a: a + 0.3 * r.randn(*a.shape).astype(a.dtype), params)  # gates that are not even
@@ -191,11 +201,13 @@ def test_ple_is_the_loop_of_the_paper():
         shares = jax.nn.softmax(x @ weights)
         return sum(shares[:, i : i + 1] * f for i, f in enumerate(found))
 
-    (stage,), enter = params["shared"]["lower"], {}
-    of = {n: [run(stage["experts"][n], e, X) for e in range(1 if n else 2)] for n in ("a", "b", "")}
-    for n in ("a", "b"):
-        enter[n] = mix(stage["gates"][n], X, of[n] + of[""])
-    enter[""] = mix(stage["gates"][""], X, of["a"] + of["b"] + of[""])
+    stages, enter = params["shared"]["lower"], dict.fromkeys(("a", "b", ""), X)
+    assert len(stages) == levels - 1
+    for stage in stages:
+        of = {n: [run(stage["experts"][n], e, X) for e in range(1 if n else 2)] for n in ("a", "b", "")}
+        for n in ("a", "b"):
+            enter[n] = mix(stage["gates"][n], X, of[n] + of[""])
+        enter[""] = mix(stage["gates"][""], X, of["a"] + of["b"] + of[""])
     common = [run(params["shared"]["top"], e, enter[""]) for e in range(2)]
     for n in ("a", "b"):
         own = params["tasks"][n]
@@ -312,12 +324,31 @@ def test_targets_missing_for_some_tasks():
     assert np.isnan(metrics["a/loss"]) and metrics["loss"] == metrics["b/loss"]  # what was not measured is no zero
 
 
+RAW = ml.nets.MLP([4])
+UNWRAPPED = (
+    lambda: mt.hard(RAW, HEADS),
+    lambda: mt.hard(LAYER, {"a": RAW}),
+    lambda: mt.fused({"x": RAW}, LAYER),
+    lambda: mt.soft({"a": RAW}),
+    lambda: mt.cross_stitch([RAW], HEADS),
+    lambda: mt.sluice([RAW], HEADS),
+    lambda: mt.mmoe(RAW, 2, HEADS),
+    lambda: mt.ple([RAW], 1, 1, HEADS),
+    lambda: mt.mtan([(LAYER, RAW)], [LAYER], HEADS),
+    lambda: mt.layer_ordering(RAW, LAYER, 2, HEADS),
+    lambda: mt.hypernetwork(RAW, plain_mlp, 3, HEADS),
+)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
         (lambda: mt.losses(mt.hard(plain_mlp(4), HEADS), {"a": ml.squared_error}), "criteria are for"),
         (lambda: mt.cross_stitch([LAYER], HEADS, own=1.5), "at least 0 and at most 1"),
         (lambda: mt.ple([], 1, 1, HEADS), "at least one level"),
+        (lambda: mt.hypernetwork(LAYER, lambda size: plain_mlp(size + 1), 3, HEADS).init(KEY, X), "but gives"),
+        (lambda: mt.hypernetwork(LAYER, lambda size: plain_mlp(size - 1), 3, HEADS).init(KEY, X), "but gives"),
+        *((make, "a Linen module becomes one by from_linen") for make in UNWRAPPED),
         (lambda: mt.mtan([(LAYER, LAYER)], [], HEADS), "in between for each block"),
         (lambda: mt.mmoe(LAYER, 0, HEADS).init(KEY, X), "the number of experts must be a whole number of at least 1"),
         (lambda: mt.sluice([plain_mlp(3)], HEADS).init(KEY, X), "divide"),

@@ -305,6 +305,33 @@ def test_moco_stays_finite_where_squares_overflow():
     np.testing.assert_allclose(weights.sum(), 1, rtol=1e-5)
 
 
-def test_what_cannot_be_is_refused():
-    with pytest.raises(ml.InputError, match="primary must name"):
-        mt.auto_lambda(init, trunk, HEADS, optax.sgd(0.1), primary=["z"], look_ahead=0.1)
+@pytest.mark.parametrize("method", [mt.famo, mt.sdmgrad])
+def test_one_task_is_trained_plainly(method):
+    def init_one(key, batch):
+        return {"shared": jnp.array([0.2, 0.1]), "tasks": {"c": jnp.zeros(())}}
+
+    pieces = init_one, trunk, {"c": HEADS["c"]}
+    times = 3 if method is mt.sdmgrad else 1
+    plain = run(ml.over_losses(*pieces, ml.mean(), optax.sgd(RATE)), [batch(t) for t in range(3)])
+    ours = run(method(*pieces, optax.sgd(RATE)), [(batch(t),) * 3 if times == 3 else batch(t) for t in range(3)])
+    np.testing.assert_allclose(ours[-1].params["shared"], plain[-1].params["shared"], rtol=1e-6)
+
+
+_PIECES = (init, trunk, HEADS, optax.sgd(0.1))
+_AHEAD = {"primary": ["a"], "look_ahead": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: mt.auto_lambda(*_PIECES, primary=["z"], look_ahead=0.1), "primary must name"),
+        (lambda: mt.auto_lambda(*_PIECES, **_AHEAD).init(KEY, batch()), "tuple of 2 .* given one batch"),
+        (lambda: mt.auto_lambda(*_PIECES, **_AHEAD).init(KEY, (batch(),) * 3), "tuple of 2 .* given 3"),
+        (lambda: mt.sdmgrad(*_PIECES).init(KEY, batch()), "tuple of 3 .* given one batch"),
+        (lambda: mt.auto_lambda(*_PIECES, **_AHEAD, weights_optimizer=optax.adam), "optimizer: adam has no 'init'"),
+        (lambda: mt.famo(*_PIECES, weights_optimizer=optax.adam), "optimizer: adam has no 'init'"),
+    ],
+)
+def test_what_cannot_be_is_refused(call, words):
+    with pytest.raises(ml.InputError, match=words):
+        call()
