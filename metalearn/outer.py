@@ -139,8 +139,10 @@ def over_clients(
 
     Ids must be from 0 to `num_clients` - 1: the loss is NaN where one is not, and its row is nobody's; with 0 they are
     not looked at, for what keeps no rows. `InputError` says where there cannot be so many clients, and what
-    `num_clients`, `aggregator` or `optimizer` cannot be. Metrics are means over the clients that are present; `per_task/loss` and `per_task/id`, both `[K]`,
-    say whose each loss is, and `run` names the first whose is not finite.
+    `num_clients`, `aggregator` or `optimizer` cannot be.
+
+    Metrics are means over the clients that are present; `per_task/loss` and `per_task/id`, both `[K]`, say whose each
+    loss is, and `run` names the first whose is not finite.
 
     Over a mesh (`sharded`) the K new rows go to every device that holds the table, or to the holder of each piece after
     `spread_state`.

@@ -11,9 +11,8 @@ def priority(num_tasks: int, focus: float = 1.0, decay: float = 0.1) -> Aggregat
 
     κ_k is a running mean, κ ← (1 - α) κ + α e^(-L_k), with γ = `focus` and α = `decay`. The paper takes accuracy or
     average precision; e^(-L) is the likelihood of a label under a cross-entropy loss, known where the loss is. It
-    begins at the first batch's. A loss of 0 or below is one that needs no more learning, of weight 0. Convention: as the
-    formula gives it. Deviation: in the paper each
-    example's loss is focal too, which is for the criterion to say.
+    begins at the first batch's. A loss of 0 or below is one that needs no more learning, of weight 0. Convention: as
+    the formula gives it. Deviation: in the paper each example's loss is focal too, which is for the criterion to say.
     """
 
     def weigh(losses, present, state, key):

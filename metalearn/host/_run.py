@@ -310,7 +310,10 @@ def _bad_loss(metrics: Mapping[str, np.ndarray], tasks: np.ndarray | None, step:
         parts.append(f"first in task {tasks[first]}")
     of = f" ({', '.join(parts)})" if parts else ""
     at = step + first[0] + 1
-    why = "; at the first step, look for labels beyond the outputs, ids beyond the table and inputs that are not finite" if at == 1 else ""
+    look = (
+        "; at the first step, look for labels beyond the outputs, ids beyond the table and inputs that are not finite"
+    )
+    why = look if at == 1 else ""
     return f"The loss{seed} is {losses[first]} at step {at}{of}{why}"
 
 

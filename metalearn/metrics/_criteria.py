@@ -19,8 +19,9 @@ def cross_entropy(outputs: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]
     """Mean softmax cross-entropy in nats, with accuracy.
 
     `outputs` are logits `[n, C]`, `batch.y` integer labels `[n]` in 0…C-1; or `[n, ..., C]` and `[n, ...]`, a label for
-    every place of a sequence or an image, of which an example has the mean. A real label outside that range makes the
-    loss and accuracy NaN, so that a mislabelled task cannot pass unseen, as does an output that is NaN. Raises `InputError` where the shapes do not fit.
+    every place of a sequence or an image, of which an example has the mean. A real label outside that range makes loss
+    and accuracy NaN, so that a mislabelled task cannot pass unseen, as does an output that is NaN. Raises `InputError`
+    where the shapes do not fit.
     """
     labels = None if batch.y is None else f"{batch.y.dtype}{list(batch.y.shape)}"
     fits = labels is not None and outputs.ndim >= 2 and batch.y.shape == outputs.shape[:-1]

@@ -26,17 +26,17 @@ def heads(
     """`(algorithm, learner)`: one step of the trunk by the aggregate of the sampled tasks' gradients, and one of each
     of their heads by its own.
 
-    Tasks come with examples of their own, as many as they have (masked) and of one shape, and an `id`, the row of the table in which
-    their head is kept: `data.cohort` samples them uniformly, in proportion to their size, or by temperature. All heads
-    have one shape; a task with fewer classes leaves the rest of its logits unused.
+    Tasks come with examples of their own, as many as they have (masked) and of one shape, and an `id`, the row of the
+    table in which their head is kept: `data.cohort` samples them uniformly, in proportion to their size, or by
+    temperature. All heads have one shape; a task with fewer classes leaves the rest of its logits unused.
 
     Args:
       aggregator: one without a state, which would go by place in a cohort and not by who is there.
       num_tasks: rows of the table; every `id` must be below it.
       head_optimizer: the heads', by default `optimizer`.
 
-    Raises `InputError` where trunk or head is no `Model`, the aggregator has a state, tasks have no `id`, there are more
-    of them than rows, or a head keeps running statistics.
+    Raises `InputError` where trunk or head is no `Model`, the aggregator has a state, tasks have no `id`, there are
+    more of them than rows, or a head keeps running statistics.
 
     `evaluate(learner, criterion)(state.params, tasks, key, state.table)` measures every task with its own head.
     """

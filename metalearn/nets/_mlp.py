@@ -25,7 +25,8 @@ class MLP(nn.Module):
 
     MAML's code: github.com/cbfinn/maml, for Finn et al. 2017 (arXiv 1703.03400).
 
-    Raises `InputError` where `features` is empty or has a width below 1, `dropout` is not in [0, 1), or `norm` is unknown.
+    Raises `InputError` where `features` is empty or has a width below 1, `dropout` is not in [0, 1), or `norm` is
+    unknown.
     """
 
     features: Sequence[int]

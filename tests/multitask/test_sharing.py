@@ -154,8 +154,8 @@ def test_subspaces_are_held_orthogonal(subspaces):
                 total += sum(np.sum((one.T @ other) ** 2) for other in others)
                 one, *others = others
     np.testing.assert_allclose(mt.orthogonal(0.3)(params), 0.3 * total, rtol=1e-5)
+    shared = params["shared"] | {"columns": [{"weight": jnp.ones((2, 3, 4))}]}
     with pytest.raises(ml.InputError, match="called kernel"):
-        shared = params["shared"] | {"columns": [{"weight": jnp.ones((2, 3, 4))}]}
         mt.orthogonal(0.3)({"shared": shared})
 
 
