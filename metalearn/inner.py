@@ -22,7 +22,10 @@ _WORK = 0  # what the key of a fit is folded with, beside _ORDER
 
 
 def supervised(model: Model, criterion: Criterion) -> LossFn:
-    """The loss of a model on a batch, in training mode: `(params, batch, key) -> (loss, Aux)`."""
+    """The loss of a model on a batch, in training mode: `(params, batch, key) -> (loss, Aux)`.
+
+    Raises `InputError` where `model` is none.
+    """
     check_model(model)
 
     def loss(params, batch, key):

@@ -44,6 +44,8 @@ def scanned(chunk: int = 1) -> Mapping:
     """`chunk` tasks at a time, one chunk after another: memory for one chunk, and on a CPU the fastest for networks.
 
     A number of tasks that `chunk` does not divide leaves a smaller last chunk.
+
+    Raises `InputError` where `chunk` is no whole number of at least 1.
     """
     chunk = whole("chunk", chunk)
 
@@ -94,6 +96,8 @@ def sharded(mesh: Mesh, axis: str | None = None, inner: Mapping | None = None, *
     where it was computed. What is compared changes hands once (all-to-all): a device gives away its tasks' numbers,
     and receives all K of its share of the numbers, so that nobody holds K whole updates. A scalar goes to everybody.
     What is then made of it lies in pieces too, unless somebody says otherwise, as `run` does.
+
+    Raises `InputError` where the mesh has no such axis, or `pieces` is that of the tasks.
     """
     mesh, axis = along(mesh, axis)
     inner = inner or auto

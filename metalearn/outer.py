@@ -52,6 +52,8 @@ def episodic(learner: Learner, criterion: Criterion, *, step_weights: jax.Array 
     With `step_weights` `[T]` the loss is the weighted sum of the query losses after each of the T inner steps (the
     multi-step loss of MAML++; Antoniou et al. 2019, arXiv 1810.09502); the learner must keep its trajectory. Metrics
     are always those after the last step.
+
+    Raises `InputError` where a task has no query, or weights are not one for each inner step.
     """
 
     def task_fn(params, task, key):
@@ -91,6 +93,8 @@ def difference(adapt: Callable[[Params, Batch, Key], Any]) -> TaskFn:
     """`params - adapt(params, task.support).params`: what a task would change, with the sign of a gradient.
 
     Reptile (Nichol et al. 2018, arXiv 1803.02999) and FedAvg are this under an equal and a weighted mean.
+
+    Raises `InputError` where what was learned is structured otherwise than the shared parameters.
     """
 
     def task_fn(params, task, key):

@@ -28,6 +28,8 @@ def spread_state(algorithm: Algorithm, mesh: Mesh, axis: str | None = None, *, l
     Each leaf of at least `least` numbers is cut along its longest dimension that the axis divides; the others are
     on every device. A step gathers what it computes with, and keeps of the result only each device's piece, so that
     what rests between steps takes 1 / size of the memory.
+
+    Raises `InputError` where the mesh has no such axis.
     """
     mesh, axis = along(mesh, axis)
 

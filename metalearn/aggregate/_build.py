@@ -54,6 +54,8 @@ def weighted(weigh: Callable, init: Callable[[Any], Any] = _empty, *, num_tasks:
     refused.
 
     >>> half_the_loss = weighted(lambda losses, present, state, key: (losses / 2, state))
+
+    Raises `InputError` where there are no losses, or not as many tasks.
     """
 
     def weights_of(updates, state, params=None, *, weights=None, losses=None, key=None):

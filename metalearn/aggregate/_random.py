@@ -10,7 +10,7 @@ from metalearn.core import Aggregator, InputError
 def random() -> Aggregator:
     """w = softmax(z), z standard normal, drawn anew every step. Convention: weights of present tasks sum to 1.
 
-    Needs a key.
+    Needs a key: `InputError` without.
     """
 
     def weigh(losses, present, state, key):

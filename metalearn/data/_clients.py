@@ -189,6 +189,8 @@ def padding(
     >>> population = clients(np.zeros(5), np.zeros(5), sizes)
     >>> [round(padding(population, chunk=chunk), 2) for chunk in (None, 2, 1)]
     [0.4, 0.14, 0.0]
+
+    Raises `InputError` where `size` is more than there are clients, or a number is no whole one of at least 1.
     """
     sizes = np.asarray(population.sizes)
     count = len(sizes)

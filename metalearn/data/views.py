@@ -24,6 +24,8 @@ def turned(x: jax.Array, quarters: jax.Array) -> jax.Array:
     >>> population = clients(x, y, parts, view=turned, features=np.repeat(np.arange(4), 3))
     >>> population.sizes.sum(), population.x.shape
     (Array(240, dtype=int32), (60, 28, 28, 1))
+
+    Raises `InputError` where images are not square or `quarters` no integers.
     """
     if x.ndim < 3 or x.shape[1] != x.shape[2] or not jnp.issubdtype(jnp.result_type(quarters), jnp.integer):
         raise InputError(
@@ -40,6 +42,8 @@ def rotated(x: jax.Array, degrees: jax.Array) -> jax.Array:
 
     Pixels are interpolated linearly between the four around where they come from; beyond the border is 0. At multiples
     of 90° of a square image that is `turned`, but for rounding.
+
+    Raises `InputError` where `x` is no floating-point images.
     """
     if x.ndim < 3 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise InputError(f"rotated needs floating-point images [n, H, W, ...], got {x.dtype}{list(x.shape)}.")

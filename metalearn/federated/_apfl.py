@@ -35,6 +35,8 @@ def apfl(
     which begins at the global model and `mixture`; `adaptive=False` keeps α. At the end v̄ is made with the server's w.
     Deviations: α is projected after a round, and within it wherever it is used. The authors' code mixes outputs in
     place of parameters, and moves α once a round, with .02 α added to its gradient.
+
+    Raises `InputError` where `mixture` is not within [0, 1].
     """
     number("mixture", mixture, least=0, most=1)
     loss = supervised(model, criterion)

@@ -17,6 +17,11 @@ def by_round(make: Callable[[jax.Array], Federated], schedule: Callable[[jax.Arr
 
     The round is part of the state, `aggregator_state = (that of the algorithm, round)`, and is checkpointed with it.
     `learner`, where it depends on the number, is that of round 0.
+
+    >>> import optax, metalearn as ml
+    >>> model, fedavg = ml.from_linen(ml.nets.MLP([10])), ml.federated.fedavg
+    >>> slower = optax.exponential_decay(0.1, 1, 0.99)
+    >>> algorithm = by_round(lambda rate: fedavg(model, ml.cross_entropy, optax.sgd(rate), num_epochs=1), slower)
     """
     first = make(jnp.asarray(schedule(jnp.zeros((), jnp.int32))))
 

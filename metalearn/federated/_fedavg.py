@@ -43,6 +43,10 @@ def fedavg(
       options: those of `inner.fit`: `num_epochs` (E), `batch_size` (B), `where`, `penalty`, `work`, …
 
     Raises `InputError` where stragglers are to be dropped, and no `work` says who they are.
+
+    >>> import metalearn as ml
+    >>> model = ml.from_linen(ml.nets.MLP([200, 200, 10]))
+    >>> algorithm = fedavg(model, ml.cross_entropy, optax.sgd(0.1), num_epochs=5, batch_size=10)
     """
     client = fit(supervised(model, criterion), optimizer, **options)
     task_fn = difference(client)

@@ -22,5 +22,7 @@ def fedper(
     `own` is a regular expression over parameter paths. A client is evaluated with the head that it kept, which was
     trained when it was last sampled. Options are `num_clients`, `server`, `aggregator`, `mapping`, `drop_nonfinite` and
     those of `inner.fit`.
+
+    Raises `InputError` where `own` matches no parameter or every one, or `where` is given.
     """
     return partial(model, criterion, own, [(optimizer, None, {})], **options)

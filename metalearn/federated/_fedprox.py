@@ -25,6 +25,8 @@ def fedprox(
 
     The partial work of clients who are late, `work=stragglers(…)`, counts. Deviation: the server weights clients by
     their examples, where the paper samples them so and takes the plain mean. Options are those of `fedavg`.
+
+    Raises `InputError` where `strength` is negative.
     """
     number("strength", strength, least=0)
     return fedavg(model, criterion, optimizer, penalty=proximal(strength), **options)

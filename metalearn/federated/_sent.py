@@ -24,6 +24,12 @@ def sent(algorithm: Federated, params: Params) -> Sent:
     client does not train are received, for it may be new, and not returned. Candidates whom `power_of_choice` asks for
     their loss and does not choose receive the model too, which is not counted. `params` may be arrays or
     `jax.ShapeDtypeStruct`s.
+
+    >>> import optax, metalearn as ml
+    >>> model, x = ml.from_linen(ml.nets.MLP([10])), jax.ShapeDtypeStruct((1, 784), float)
+    >>> scaffold = ml.federated.scaffold(model, ml.cross_entropy, 0.1, num_clients=100, num_epochs=1)
+    >>> sent(scaffold, {name: jax.eval_shape(model.init, jax.random.key(0), x) for name in ("params", "control")})
+    Sent(down=15700, up=15700)
     """
 
     def count(travels: Any) -> int:

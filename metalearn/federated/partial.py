@@ -29,7 +29,10 @@ def partial(
     **options: Any,
 ) -> Federated:
     """A federated algorithm whose clients keep the leaves that `own` matches, and train them in `phases`: a list of
-    (optimizer, `where`, what differs from the options of `inner.fit`)."""
+    (optimizer, `where`, what differs from the options of `inner.fit`).
+
+    Raises `InputError` where `own` matches no parameter or every one, or `where` is given.
+    """
     if "where" in options:
         raise InputError(f"where={options['where']!r} cannot be given: own={own!r} says what is trained by whom")
     loss = supervised(model, criterion)

@@ -26,6 +26,8 @@ def adaptation_time(values: np.ndarray, share: float = 0.95, *, seconds_per_step
 
     >>> print(adaptation_time(np.array([0.2, 0.8, 0.97, 1.0])))
     2.0
+
+    Raises `InputError` for a curve of fewer than two values, or a share outside (0, 1].
     """
     values = _curves(values)
     number("share", share, above=0, most=1)
@@ -42,6 +44,8 @@ def adaptation_efficiency(values: np.ndarray, num_support: int) -> np.ndarray:
 
     >>> print(adaptation_efficiency(np.array([0.2, 0.6, 1.0]), num_support=4))
     0.1
+
+    Raises `InputError` for a curve of fewer than two values, or fewer than one example.
     """
     values = _curves(values)
     return (values[..., -1] - values[..., 0]) / (whole("num_support", num_support) * (values.shape[-1] - 1))

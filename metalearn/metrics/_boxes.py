@@ -12,6 +12,8 @@ def box_iou(a: jax.Array, b: jax.Array) -> jax.Array:
 
     >>> print(box_iou(jnp.array([[0.0, 0.0, 2.0, 2.0]]), jnp.array([[1.0, 1.0, 3.0, 3.0], [5.0, 5.0, 6.0, 6.0]])))
     [[0.14285715 0.        ]]
+
+    Raises `InputError` for other shapes.
     """
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != 4 or b.shape[1] != 4:
         raise InputError(f"box_iou needs boxes [n, 4] and [m, 4], got {a.shape} and {b.shape}")

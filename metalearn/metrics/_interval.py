@@ -40,7 +40,10 @@ def interval(values: np.ndarray) -> Interval:
 
 
 def paired(values: np.ndarray, reference: np.ndarray) -> Interval:
-    """The mean difference of two methods on the same tasks, with the interval of the differences."""
+    """The mean difference of two methods on the same tasks, with the interval of the differences.
+
+    Raises `InputError` where their shapes differ.
+    """
     values, reference = np.asarray(values), np.asarray(reference)
     if values.shape != reference.shape:
         raise InputError(f"paired values need one shape, got {values.shape} and {reference.shape}")

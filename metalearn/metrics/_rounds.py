@@ -15,6 +15,8 @@ def rounds_to_target(rounds: Sequence[float], values: Sequence[float], target: f
 
     >>> rounds_to_target([10, 20, 30], [0.5, 0.4, 0.9], 0.7)
     25.0
+
+    Raises `InputError` where rounds do not increase, or have not a value each.
     """
     at, heights = np.asarray(rounds, float), np.asarray(values, float)
     if at.ndim != 1 or at.shape != heights.shape or not at.size or np.any(np.diff(at) <= 0):
@@ -34,6 +36,8 @@ def worst(values: np.ndarray, share: float = 0.1) -> float:
 
     >>> worst(np.array([0.9, 0.25, 0.5]), 0.5)
     0.375
+
+    Raises `InputError` without a value, or for a share outside (0, 1].
     """
     values = np.sort(np.asarray(values, float).ravel())
     if not values.size or not 0 < share <= 1:

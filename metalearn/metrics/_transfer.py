@@ -16,6 +16,8 @@ def task_gains(together: np.ndarray, alone: np.ndarray, higher_is_better: Sequen
 
     >>> print(task_gains(np.array([0.9, 2.0]), np.array([0.8, 2.5]), [True, False]))
     [12.5 20. ]
+
+    Raises `InputError` where shapes do not fit, or learning alone reaches 0.
     """
     together, alone, better = np.asarray(together, float), np.asarray(alone, float), np.asarray(higher_is_better, bool)
     if together.shape[-1:] != better.shape or alone.shape[-1:] != better.shape:
@@ -40,6 +42,8 @@ def mean_rank(values: np.ndarray, higher_is_better: Sequence[bool]) -> np.ndarra
 
     >>> print(mean_rank(np.array([[0.9, 1.0], [0.8, 1.0], [0.7, 3.0]]), [True, False]))
     [1.25 1.75 3.  ]
+
+    Raises `InputError` for other shapes.
     """
     from scipy.stats import rankdata
 

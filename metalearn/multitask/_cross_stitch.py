@@ -20,6 +20,8 @@ def cross_stitch(
     α `[K, K]` (`[K, K, C]` with `by_channel`) begins at `own` for a column's own activations and shares the rest
     evenly. The columns are mapped over tasks, so that they cost one batched product a layer. All of it is shared: every
     loss reaches every column.
+
+    Raises `InputError` where `own` is not within [0, 1].
     """
     check_models(*layers, *heads.values())
     number("own", own, least=0, most=1)

@@ -15,6 +15,8 @@ def mmoe(expert: Model, num_experts: int, heads: Mapping[str, Model]) -> Sharing
 
     y_k = h_k(Σ_e softmax(W_k x)_e f_e(x)). Gates and towers are a task's own. The input is flattened for the gates,
     which begin at 0: an equal mixture.
+
+    Raises `InputError` where there is no expert.
     """
 
     check_models(expert, *heads.values())

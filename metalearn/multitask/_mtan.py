@@ -25,6 +25,8 @@ def mtan(
 
     Without the paper's batch norm inside the attention modules. The trunk hands on what it has found and f's
     parameters, which work on what is a task's own.
+
+    Raises `InputError` where `between` is not one for each block.
     """
     if not blocks or len(blocks) != len(between):
         raise InputError(f"mtan needs one model in between for each block, but has {len(between)} for {len(blocks)}")

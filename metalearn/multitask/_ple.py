@@ -18,6 +18,8 @@ def ple(levels: Sequence[Model], num_shared: int, num_own: int, heads: Mapping[s
     `levels` holds the expert of each level, whose outputs are flat, `[n, d]`. A gate sees what enters its experts.
     Below the last level every loss reaches every expert, so those are shared parameters; the last level's own experts
     and gates, and the towers `heads`, are a task's own.
+
+    Raises `InputError` without a level or an expert.
     """
     if not levels:
         raise InputError("ple needs at least one level of experts")

@@ -28,7 +28,10 @@ def soft(models: Mapping[str, Model]) -> Sharing:
 
 
 def near(strength: float | jax.Array, where: str | None = None) -> Callable[[Params], jax.Array]:
-    """strength · Σ_k ‖θ_k - θ̄‖², over the leaves that `where` names; they need one shape in every task."""
+    """strength · Σ_k ‖θ_k - θ̄‖², over the leaves that `where` names; they need one shape in every task.
+
+    Raises `InputError` where they have not.
+    """
 
     def value(params):
         return strength * sum(jnp.sum((stack - stack.mean(0, keepdims=True)) ** 2) for stack in _stacks(params, where))
@@ -40,6 +43,8 @@ def low_rank(strength: float | jax.Array, where: str | None = None) -> Callable[
     """strength · Σ_leaves ‖[vec θ_1 … vec θ_K]‖_*, the trace norm of each leaf stacked over tasks.
 
     From the K×K Gramian: Σ √λ, with a small number under the root, where the trace norm has no derivative.
+
+    Raises `InputError` where leaves differ in shape.
     """
 
     def value(params):

@@ -4,7 +4,10 @@ from metalearn.core import InputError, Penalty
 
 
 def together(*penalties: Penalty) -> Penalty:
-    """The sum of penalties; its state is the tuple of theirs, and each is observed and consolidated as it would be."""
+    """The sum of penalties; its state is the tuple of theirs, and each is observed and consolidated as it would be.
+
+    Raises `InputError` without a penalty.
+    """
     if not penalties:
         raise InputError("together needs at least one penalty")
 

@@ -46,6 +46,10 @@ def test_what_else_we_do_may_become_faster_and_not_slower():
     ]
     before, now = (of_ours("run_overhead_conv4", **{"the steps alone": ratio}) for ratio in (0.98, 0.94))
     assert len(falls(now, before)) == 1 and falls(before, now) == []
+    before, now = (of_ours("population", **{"a whole round": ratio, "by size": ratio}) for ratio in (81.0, 20.0))
+    assert falls(now, before) == ["population: the ratio of 'a whole round' fell from 81 to 20, by more than 30%."]
+    before, now = (of_ours("omniglot_sampling", **{"NumPy, task by task": ratio}) for ratio in (2.2, 1.1))
+    assert len(falls(now, before)) == 1 and falls(before, now) == []
     # of two ways of ours one may become faster
     assert falls(of_ours("maml_conv4", one=1.1), of_ours("maml_conv4", one=2.3)) == []
 
