@@ -171,9 +171,9 @@ def along(mesh: Mesh, axis: str | None) -> tuple[Mesh, str]:
 def auto(fn, shared, xs):
     """The mapping that measurements favour on this backend.
 
-    CPU: one task after another for networks. Where what they share is fewer than 20,000 numbers, all of 33 to 128 at
-    once, and of fewer or more four to ten at a time, so many that none are left over, because a smaller last chunk is
-    compiled too. But a model with XLA's own
+    CPU: one task after another for networks. Where neither what they share nor what each keeps has 20,000 numbers, all
+    of 33 to 128 at once, and of fewer or more four to ten at a time, so many that none are left over, because a smaller
+    last chunk is compiled too. But a model with XLA's own
     convolution is vmapped, because that is slow inside any loop on a CPU. GPU and TPU: all at once, a guess, for none
     was measured.
     """
@@ -181,9 +181,10 @@ def auto(fn, shared, xs):
         return vmapped()(fn, shared, xs)
     fn = _traced_once(fn)
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
-    if contains_convolution(jax.make_jaxpr(fn)(shared, one).jaxpr):
+    closed, (_, kept, _) = jax.make_jaxpr(fn, return_shape=True)(shared, one)
+    if contains_convolution(closed.jaxpr):
         return vmapped()(fn, shared, xs)
-    size = sum(getattr(leaf, "size", 1) for leaf in jax.tree.leaves(shared))
+    size = max(sum(getattr(leaf, "size", 1) for leaf in jax.tree.leaves(tree)) for tree in (shared, kept))
     if size < 20_000 and 32 < num_rows(xs) <= 128:
         return vmapped()(fn, shared, xs)
     even = (chunk for chunk in range(10, 3, -1) if num_rows(xs) % chunk == 0)

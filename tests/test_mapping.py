@@ -111,6 +111,7 @@ def test_auto_on_a_cpu_goes_by_size_and_vmaps_a_convolution():
     assert lengths(lambda shared, x: (shared * x, (), ()), 20_000) == [16]
     assert lengths(lambda shared, x: (shared * x, (), ()), 100) == [2]
     assert lengths(lambda shared, x: ((), shared.sum() * x, ()), 20_000) == [16]  # an evaluation sums nothing
+    assert lengths(lambda shared, x: ((), jnp.ones(20_000) * x, ()), 1) == [16]  # a network of its own for each
     assert lengths(lambda shared, x: (_convolve(x), (), ()), 20_000, 1, 1, 4, 4) == []
 
 
