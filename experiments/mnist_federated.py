@@ -7,7 +7,8 @@ Rounds to 97% (2NN, E=1) and 99% (CNN, E=5) of the test set, 100 clients, a tent
     2nn-iid         B=10        87          2nn-iid-full   B=∞    1,474
     2nn-shards      B=10       664
     cnn-iid         B=10        18 to 20    cnn-shards     B=10     206 to 229
-    dirichlet       2NN, Dirichlet(.1): FedAvg beside SCAFFOLD, FedProx, FedNova, FedDyn, FedAdam, Mime
+    dirichlet       2NN, Dirichlet(.1): FedAvg beside SCAFFOLD, FedProx, FedNova, FedDyn, FedAdam, Mime, and one model
+                    trained on everybody's examples
     dirichlet-own   Dirichlet(.1) among 100 clients who all train: personal and clustered models beside FedAvg, each
                     client judged by its own examples
     shift           2NN, images turned by quarter turns: the same, personal and clustered models, and one trained
@@ -73,8 +74,8 @@ PRESETS = {
     "dirichlet": (
         "2NN, Dirichlet(.1), algorithms beside FedAvg",
         _preset(
-            "dirichlet", methods=_DIFFERENT, partition="dirichlet", clients=200, validation_clients=20, test_clients=40,
-            test="own", rounds=200, every=10, target=0.95,
+            "dirichlet", methods=("centralised", *_DIFFERENT), partition="dirichlet", clients=200,
+            validation_clients=20, test_clients=40, test="own", rounds=200, every=10, target=0.95,
         ),
     ),
     "dirichlet-own": (
