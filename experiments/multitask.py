@@ -206,8 +206,8 @@ def main(s: Any, problem_of: Callable[[Any], Problem]) -> None:
             print(f"  {method_of(name).title} has no row: every rate diverged")
             if name in ("single", "equal") or (not found and name == s.methods[-1]):
                 raise  # what all others are compared with, or the last hope of a row
-    probes = "" if s.probe is None else f" after {s.probe} epochs of one seed"
-    table = table_of(s, problem.name, problem.metrics, found, f"{s.epochs} epochs", probes)
+    probes = "" if s.probe is None else f" after {_epochs(s.probe)} of one seed"
+    table = table_of(s, problem.name, problem.metrics, found, _epochs(s.epochs), probes)
     write(s, problem.metrics, found, table)
 
 
@@ -504,6 +504,10 @@ def _csv(metrics, found, seeds):
                 rate = one.chosen[k if len(one.chosen) > 1 else 0].rate
                 lines.append(f"{one.name},{rate:g},{seed},{task},{metric},{value:.6g}")
     return "\n".join(lines) + "\n"
+
+
+def _epochs(count: int) -> str:
+    return "one epoch" if count == 1 else f"{count} epochs"
 
 
 def _unit(metric: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.comparison import compare
 from benchmarks.contender import LONGEST, first_moment, run_programs
-from benchmarks.measure import Contender, Options
+from benchmarks.measure import LOOSE_TOLERANCE, TOLERANCE, Contender, Options
 from benchmarks.rows import maml, omniglot_sampling, sinusoid
 from metalearn.host.steps import programs
 
@@ -34,4 +34,6 @@ def run(row: str, options: Options) -> dict[str, Any]:
     loss = float(np.mean([one.loss for one in others]))
     serial = Contender(f"{count} seeds in turn", lambda n: count * alone.time_step(n), alone.first_s, loss, direction)
     contenders = [together, serial, alone._replace(loss=None)]
-    return {"setting": size._asdict() | {"seeds": count}, **compare(contenders, options)}
+    # where a ReLU's input is rounded to its other side the derivative jumps
+    tolerance = LOOSE_TOLERANCE if row == "seeds_conv4" else TOLERANCE
+    return {"setting": size._asdict() | {"seeds": count}, **compare(contenders, options, tolerance=tolerance)}
