@@ -27,8 +27,8 @@ def partition(params: Params, where: str | None = None) -> tuple[Params, Params]
     """Splits a tree into (trained, rest): two trees of the same structure with `None` in each other's places.
 
     `where` is a regular expression searched in each leaf's path (`params/head/kernel`); `None` trains every leaf.
-    `Statistic` leaves are never trained. Raises `InputError` where a pattern is none or matches
-    nothing.
+    `Statistic` leaves are never trained. Raises `InputError` where `where` is no pattern or
+    matches nothing.
 
     >>> partition({"body": 1.0, "head": 2.0}, "head")
     ({'body': None, 'head': 2.0}, {'body': 1.0, 'head': None})

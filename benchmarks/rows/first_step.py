@@ -3,7 +3,7 @@
 Cold: the cache is empty; cached: it is that of an earlier process. The command is the preset's own, up to its first
 step: of its first method at its first rate, with all its seeds. Data but scikit-learn's digits are made up, so that
 neither their preparation nor their reading is measured. Toys and models that start from nothing have no step. In
-federated presets it is a round, which is 300 steps for each of ten clients and three seeds with McMahan's CNN.
+federated presets it is a round, which with McMahan's CNN is 300 steps for each of ten clients, of one seed or three.
 
     python -m benchmarks.rows.first_step EXPERIMENT PRESET        is what the processes run
 """

@@ -14,7 +14,6 @@ from metalearn.tree import partition
 
 def soft(models: Mapping[str, Model]) -> Sharing:
     """Nothing is shared; what holds the networks together is a `regulariser` of `over_losses`: `near` or `low_rank`."""
-
     check_models(*models.values())
 
     def init(key, x):
