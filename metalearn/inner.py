@@ -15,7 +15,7 @@ import optax
 from metalearn.arguments import check_model, check_optimizer, whole
 from metalearn.core import Aggregator, Aux, Batch, Criterion, Fitted, InputError, Key, Learner, LossFn, Model, Penalty
 from metalearn.minibatch import cycles, epochs
-from metalearn.tree import merge, num_rows, partition, with_statistics
+from metalearn.tree import merge, num_rows, partition, turning, with_statistics
 
 _LOSS, _ORDER, _COMBINE = 0, 1, 3  # what a step's key is folded with
 _WORK = 0  # what the key of a fit is folded with, beside _ORDER
@@ -110,7 +110,7 @@ def fit(
             real &= jnp.cumsum(real) <= jnp.round(share_of_work(work, key) * real.sum())
 
         def step(carry, picked):
-            params, opt_state, penalty_state, combine_state, steps = carry
+            params, opt_state, penalty_state, combine_state, steps = turned(carry)
             batch = data if picked is None else take(*picked)
             # keyed by the real steps taken so far: padding changes no random number
             step_key = jax.random.fold_in(key, steps + 4)
@@ -148,7 +148,7 @@ def fit(
             if penalty is not None and penalty.observe is not None:
                 penalty_state = penalty.observe(penalty_state, params=params, grads=grads, new_params=new_params)
             carry = (new_params, opt_state, penalty_state, combine_state, steps + 1)
-            return carry, {"loss": value, **aux.metrics}
+            return turned(carry), {"loss": value, **aux.metrics}
 
         def guarded(carry, inputs):
             picked, needed = inputs
@@ -169,14 +169,16 @@ def fit(
 
         def recorded(carry, inputs):
             carry, metrics = guarded(carry, inputs)
-            return carry, (metrics, carry[-1], carry[0] if trajectory else None)
+            return carry, (metrics, carry[-1], turned(carry)[0] if trajectory else None)
 
         start = (params, opt_state, penalty_state, combine_state, jnp.zeros((), jnp.int32))
         start = jax.tree.map(jnp.asarray, start)
+        turned = turning(start)  # what every step would turn there and back is turned once
         loop = _nested_scan if remat else _scan
-        (params_out, opt_state, penalty_state, _, steps), (metrics, counts, path) = loop(
-            recorded, start, (schedule, None if real is None else (real, _for_any(real))), total
+        end, (metrics, counts, path) = loop(
+            recorded, turned(start), (schedule, None if real is None else (real, _for_any(real))), total
         )
+        params_out, opt_state, penalty_state, _, steps = turned(end)
         if (data.mask is not None or work is not None) and total:
             # a step that was none repeats the metrics of the real one before it, so that the last are always real
             metrics = jax.tree.map(lambda m: m[jnp.searchsorted(counts, counts)], metrics)

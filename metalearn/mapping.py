@@ -171,11 +171,11 @@ def along(mesh: Mesh, axis: str | None) -> tuple[Mesh, str]:
 def auto(fn, shared, xs):
     """The mapping that measurements favour on this backend.
 
-    CPU: one task after another for networks. Where neither what they share nor what each keeps has 20,000 numbers, all
-    of 33 to 128 at once, and of fewer or more four to ten at a time, so many that none are left over, because a smaller
-    last chunk is compiled too. But a model with XLA's own
-    convolution is vmapped, because that is slow inside any loop on a CPU. GPU and TPU: all at once, a guess, for none
-    was measured.
+    CPU: one task after another for networks, where what tasks share, or what each keeps, has 20,000 numbers and more
+    (among more than 32 tasks, 5,000). Of smaller ones four to ten at a time, so many that none are left over, because a
+    smaller last chunk is compiled too; but all of 33 to 128 at once where they have no more than 300,000 numbers
+    together, which a cache holds. A model with XLA's own convolution is vmapped, because that is slow inside any loop
+    on a CPU. GPU and TPU: all at once, a guess, for none was measured.
     """
     if jax.default_backend() != "cpu":
         return vmapped()(fn, shared, xs)
@@ -185,10 +185,13 @@ def auto(fn, shared, xs):
     if contains_convolution(closed.jaxpr):
         return vmapped()(fn, shared, xs)
     size = max(sum(getattr(leaf, "size", 1) for leaf in jax.tree.leaves(tree)) for tree in (shared, kept))
-    if size < 20_000 and 32 < num_rows(xs) <= 128:
+    count = num_rows(xs)
+    if 32 < count <= 128 and count * size <= 300_000:
         return vmapped()(fn, shared, xs)
-    even = (chunk for chunk in range(10, 3, -1) if num_rows(xs) % chunk == 0)
-    return scanned(next(even, 8) if size < 20_000 else 1)(fn, shared, xs)
+    if size >= (20_000 if count <= 32 else 5_000):
+        return scanned()(fn, shared, xs)
+    even = (chunk for chunk in range(10, 3, -1) if count % chunk == 0)
+    return scanned(next(even, 8))(fn, shared, xs)
 
 
 def contains_convolution(jaxpr: Any) -> bool:

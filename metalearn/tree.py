@@ -1,6 +1,7 @@
-"""Trees of parameters: which leaves are trained (partition, merge, statistics, paths), and their types and rows."""
+"""Trees of parameters: which leaves are trained (partition, merge, statistics, paths), their types, rows and shapes."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -85,3 +86,14 @@ def num_rows(tree: Any) -> int:
         found = ", ".join(sorted(str(s[0]) if s else "a scalar" for s in sizes)) or "no leaf"
         raise InputError(f"every leaf of a batch needs the same leading dimension, got {found}")
     return sizes.pop()[0]
+
+
+def narrow(shape: tuple[int, ...]) -> bool:
+    """Whether a matrix `[d, F]` has so few columns that a CPU is several times slower with it than with `[F, d]`."""
+    return jax.default_backend() == "cpu" and len(shape) == 2 and shape[1] <= 16 and shape[1] < shape[0]
+
+
+def turning(tree: Any) -> Callable[[Any], Any]:
+    """A function that turns the narrow matrices of trees structured as this one, and those of what it returns back."""
+    which = jax.tree.map(lambda leaf: narrow(leaf.shape), tree)
+    return lambda tree: jax.tree.map(lambda leaf, turn: leaf.T if turn else leaf, tree, which)

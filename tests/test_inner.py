@@ -1,5 +1,7 @@
 """The inner loop against closed forms, finite differences and a loop written by hand, in float64."""
 
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from jax.sharding import Mesh
 from metalearn.aggregate import mean, stacked
 from metalearn.core import Aux, Batch, InputError, Model, Penalty, Statistic
 from metalearn.inner import check_differentiable, fit, gradient_learner, supervised
-from metalearn.mapping import scanned, sharded, vmapped
+from metalearn.mapping import equations, scanned, sharded, vmapped
 from metalearn.metrics import cross_entropy, squared_error
 from metalearn.nets import Conv4, from_linen
 from metalearn.penalty import proximal
@@ -457,6 +459,37 @@ def test_the_trajectory_holds_the_parameters_after_every_step(key):
     expected = data.x + shrink * (params["w"] - data.x[0])[None]
     assert_close(out.trajectory, {"w": expected, "b": 0.7 * 0.9 ** jnp.arange(5.0)[:, None]})
     assert out.metrics["loss"].shape == (4,)
+
+
+def test_a_narrow_kernel_is_turned_once_and_changes_no_number(key):
+    """The loop carries `[10, 40]`, momentum too, while the loss, the trajectory and the result have `[40, 10]`."""
+    x = jax.random.normal(key, (12, 40))
+    data = Batch(x, x[:, :10].argmax(1), jnp.arange(12) < 9)
+    params = {"kernel": 0.1 * jax.random.normal(key, (40, 10)), "bias": jnp.zeros(10)}
+
+    def loss(params, batch, key):
+        assert params["kernel"].shape == (40, 10)
+        value, metrics = cross_entropy(batch.x @ params["kernel"] + params["bias"][None], batch)
+        return value, Aux(metrics)
+
+    adapt = fit(loss, optax.sgd(0.1, 0.9), 5, batch_size=4, trajectory=True)
+    turned = jax.make_jaxpr(adapt)(params, data, key)
+    with mock.patch("metalearn.tree.narrow", return_value=False):
+        plain = jax.make_jaxpr(lambda *args: adapt(*args))(params, data, key)
+        expected = jax.jit(lambda *args: adapt(*args))(params, data, key)
+
+    def carried(program):
+        loops = [e for e in equations(program.jaxpr) if e.primitive.name == "scan" and e.params["num_carry"] > 4]
+        (loop,) = loops
+        shapes = [v.aval.shape for v in loop.invars[loop.params["num_consts"] :][: loop.params["num_carry"]]]
+        return [shape for shape in shapes if len(shape) == 2]
+
+    assert carried(turned) == [(10, 40)] * 2
+    assert carried(plain) == [(40, 10)] * 2
+    found = jax.jit(adapt)(params, data, key)
+    assert found.params["kernel"].shape == (40, 10)
+    assert found.trajectory["kernel"].shape == (6, 40, 10)
+    assert_close(found, expected)
 
 
 def test_an_optimizer_state_that_is_passed_in_goes_on(key):

@@ -115,6 +115,26 @@ def test_auto_on_a_cpu_goes_by_size_and_vmaps_a_convolution():
     assert lengths(lambda shared, x: (_convolve(x), (), ()), 20_000, 1, 1, 4, 4) == []
 
 
+@pytest.mark.parametrize(
+    ("size", "count", "chunks"),
+    [
+        (7_850, 32, 4),
+        (7_850, 38, 0),  # logistic regression of MNIST: fewer than 300,000 numbers together
+        (7_850, 39, 39),
+        (7_850, 400, 400),
+        (4_999, 60, 0),
+        (4_999, 100, 10),
+        (20_000, 40, 40),
+    ],
+)
+def test_auto_goes_by_how_much_all_tasks_are_together(size, count, chunks):
+    def fn(shared, x):
+        return shared * x, (), ()
+
+    lengths = _loop_lengths(lambda shared, xs: auto(fn, shared, xs), jnp.ones(size), jnp.ones(count))
+    assert lengths == [chunks] * bool(chunks)
+
+
 @pytest.mark.parametrize(("count", "chunks"), [(3, 1), (10, 1), (11, 1), (25, 5), (33, 0), (100, 0), (180, 18)])
 def test_auto_leaves_no_smaller_chunk_where_it_can(count, chunks):
     """A prime number of tasks has one; all others are one body, compiled once, or no loop at all."""

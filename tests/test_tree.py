@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from metalearn.core import InputError, Statistic
-from metalearn.tree import merge, num_rows, partition, path_name, select, statistics, with_statistics
+from metalearn.tree import merge, num_rows, partition, path_name, select, statistics, turning, with_statistics
 
 
 class Pair(NamedTuple):
@@ -108,3 +108,13 @@ def test_num_rows_is_the_common_leading_dimension():
 def test_num_rows_refuses_leaves_that_disagree(tree):
     with pytest.raises(InputError, match="same leading dimension"):
         num_rows(tree)
+
+
+def test_turning_turns_narrow_matrices_and_those_back():
+    tree = {"narrow": jnp.arange(34.0).reshape(17, 2), "wide": jnp.ones((2, 17)), "square": jnp.ones((4, 4))}
+    tree |= {"kernel": jnp.ones((3, 3, 40, 2)), "bias": jnp.ones(2), "many": jnp.ones((40, 17))}
+    turned = turning(tree)
+    assert turned(tree)["narrow"].shape == (2, 17)
+    assert {name for name in tree if turned(tree)[name].shape != tree[name].shape} == {"narrow"}
+    for name, leaf in turned(turned(tree)).items():
+        np.testing.assert_array_equal(leaf, tree[name])

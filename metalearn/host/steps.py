@@ -55,7 +55,7 @@ def programs(
         key = jax.random.fold_in(key, t)
         batch = sample(jax.random.fold_in(key, 0))
         state, metrics = algorithm.step(state, batch, jax.random.fold_in(key, 1))
-        return strong(state), _summary(metrics) | _first_bad(metrics)
+        return strong(state), _summary(metrics) | _lowest_bad(metrics)
 
     def validation(state, key):
         return _summary(evaluate(state, jax.random.fold_in(key, np.uint32(EVALUATE))))
@@ -163,13 +163,14 @@ def _summary(metrics: Metrics) -> Metrics:
     return {name: jnp.mean(value) for name, value in metrics.items() if not name.startswith("per_task/")}
 
 
-def _first_bad(metrics: Metrics) -> Metrics:
-    """The id of the first task whose loss is not finite, -1 where there is none: all that a run's message needs of
-    losses that are not averaged."""
+def _lowest_bad(metrics: Metrics) -> Metrics:
+    """The lowest id among tasks whose loss is not finite, -1 where there is none: all that a run's message needs of
+    losses that are not averaged. A minimum, because over a mesh it takes one exchange, and the first in order three."""
     if not {"per_task/loss", "per_task/id"} <= set(metrics):
         return {}
-    bad = ~jnp.isfinite(metrics["per_task/loss"])
-    return {BAD_TASK: jnp.where(bad.any(), metrics["per_task/id"][jnp.argmax(bad)], -1)}
+    ids, none = metrics["per_task/id"], jnp.iinfo(metrics["per_task/id"].dtype).max
+    lowest = jnp.where(jnp.isfinite(metrics["per_task/loss"]), none, ids).min()
+    return {BAD_TASK: jnp.where(lowest == none, -1, lowest)}
 
 
 def _wait(tree: Any) -> None:

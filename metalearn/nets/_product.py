@@ -7,7 +7,8 @@ import jax
 from flax import linen as nn
 from jax import lax
 
-_FEW = 16  # outputs
+from metalearn.tree import narrow
+
 _MANY = 128  # rows
 
 
@@ -19,8 +20,8 @@ def product(rows: jax.Array, kernel: jax.Array) -> jax.Array:
     few rows and many outputs turning the kernel itself would cost more.
     """
     inputs, outputs = kernel.shape
-    slow = outputs < inputs and (outputs <= _FEW or rows.shape[0] >= _MANY)
-    if slow and jax.default_backend() == "cpu":
+    many = outputs < inputs and rows.shape[0] >= _MANY and jax.default_backend() == "cpu"
+    if many or narrow(kernel.shape):
         return rows @ lax.optimization_barrier(kernel.T).T
     return rows @ kernel
 

@@ -14,6 +14,7 @@ from test_gradients import METHODS, SIZED
 
 import metalearn as ml
 from metalearn import aggregate as agg
+from metalearn.host.steps import _lowest_bad, _summary
 
 KEY = jax.random.key(0)
 PARAMS = {"wide": jnp.ones((56, 32)), "odd": jnp.ones((50, 3)), "small": jnp.ones(5), "scalar": jnp.ones(())}
@@ -195,3 +196,26 @@ def test_a_run_keeps_its_parameters_whole_though_their_aggregate_was_in_pieces()
     pieces = ml.spread_state(algorithm, Mesh(np.array(jax.devices()), ("tasks",)))
     state, _ = ml.run(pieces, lambda key: _tasks(16), 4, key=KEY, log_every=2, progress=False)
     assert state.params["wide"].addressable_shards[0].data.shape == (7, 32)
+
+
+def test_what_a_run_asks_of_every_loss_is_one_exchange_more():
+    """Each takes as long as a hundred thousand numbers: two cores wait for each other."""
+    algorithm, tasks = _over_tasks(agg.mean(), _mapping()), _tasks(16)
+
+    def exchanges(ask):
+        def step(state, tasks):
+            state, metrics = algorithm.step(state, tasks, KEY)
+            return state, ask(metrics)
+
+        compiled = jax.jit(step).lower(algorithm.init(KEY, tasks), tasks).compile()
+        return len(_collectives(compiled.as_text()))
+
+    assert exchanges(lambda m: _summary(m) | _lowest_bad(m)) <= exchanges(_summary) + 1
+
+
+def test_the_task_whose_loss_is_not_finite_is_named():
+    found = [
+        _lowest_bad({"per_task/loss": jnp.array(losses), "per_task/id": jnp.array([7, 2, 5])})
+        for losses in ([1.0, 2.0, 3.0], [jnp.nan, 2.0, jnp.inf], [jnp.nan, 2.0, 3.0])
+    ]
+    assert [int(bad["per_task/bad"]) for bad in found] == [-1, 5, 7]
