@@ -24,6 +24,7 @@ from metalearn.core import (
     Update,
 )  # fmt: skip
 from metalearn.mapping import Mapping, auto
+from metalearn.metrics import measured
 from metalearn.tree import merge, num_rows, partition, select, statistics, strong, with_statistics
 
 
@@ -288,12 +289,7 @@ def evaluate(
             raise InputError("evaluate measures what was learned on task.query, which is None")
 
         def measure(state, task):
-            loss, metrics = criterion(learner.predict(state, task.query.x), task.query)
-            measured = {"loss": loss, **metrics}
-            if task.query.mask is None:
-                return measured
-            there = num_real(task.query) > 0  # of nobody nothing is known, where a loss of 0 would be the best
-            return {name: jnp.where(there, value, jnp.nan) for name, value in measured.items()}
+            return measured(criterion, learner.predict(state, task.query.x), task.query)
 
         def one(common, inputs):
             params, key = common

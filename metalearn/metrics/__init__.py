@@ -1,7 +1,7 @@
 """What is optimised and what is measured."""
 
-# criteria: losses with their metrics, for training
-from metalearn.metrics._criteria import cross_entropy, squared_error
+# criteria: losses with their metrics, for training, and what one says of outputs
+from metalearn.metrics._criteria import cross_entropy, measured, squared_error
 
 # metrics that stream: parts of batches, then a number
 from metalearn.metrics._metric import Metric
@@ -23,7 +23,7 @@ from metalearn.metrics._rounds import rounds_to_target, worst
 __all__ = [
     *("Interval", "Metric", "accuracy", "adaptation_efficiency", "adaptation_time", "average_precision", "box_iou"),
     *("counts", "cross_entropy", "f1", "hamming", "interval", "jaccard", "macro_f1", "mae", "max_error"),
-    *("mean_average_precision", "mean_iou", "mean_rank", "mean_roc_auc", "meta_accuracy", "meta_loss", "micro_f1"),
-    *("mse", "msle", "multi_task_gain", "negative_transfer", "paired", "precision", "r2", "recall", "rmse", "rmsle"),
-    *("roc_auc", "rounds_to_target", "squared_error", "task_gains", "worst"),
+    *("mean_average_precision", "mean_iou", "mean_rank", "mean_roc_auc", "measured", "meta_accuracy", "meta_loss"),
+    *("micro_f1", "mse", "msle", "multi_task_gain", "negative_transfer", "paired", "precision", "r2", "recall", "rmse"),
+    *("rmsle", "roc_auc", "rounds_to_target", "squared_error", "task_gains", "worst"),
 ]

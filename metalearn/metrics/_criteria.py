@@ -1,10 +1,12 @@
 """Criteria: `(outputs, batch) -> (masked mean loss, metrics)`."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 
-from metalearn.core import Batch, InputError, Metrics
+from metalearn.core import Batch, Criterion, InputError, Metrics
 
 
 def masked_mean(values: jax.Array, mask: jax.Array | None) -> jax.Array:
@@ -53,3 +55,14 @@ def squared_error(outputs: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]
     losses = ((outputs - batch.y) ** 2).reshape(outputs.shape[0], -1).mean(-1)
     loss = masked_mean(losses, batch.mask)
     return loss, {"mse": loss}
+
+
+def measured(criterion: Criterion, outputs: Any, batch: Batch) -> Metrics:
+    """`{"loss": …}` and the criterion's metrics, each NaN where no example is real: of nobody nothing is known, and a
+    loss of 0 would be the best."""
+    loss, metrics = criterion(outputs, batch)
+    found = {"loss": loss, **metrics}
+    if batch.mask is None:
+        return found
+    there = (batch.mask > 0).any()
+    return {name: jnp.where(there, value, jnp.nan) for name, value in found.items()}

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from metalearn.core import Aux, Batch, Criterion, InputError, Key, Metrics, Params
 from metalearn.losses import num_of_each
+from metalearn.metrics import measured
 from metalearn.tree import statistics
 
 
@@ -77,18 +78,14 @@ def measure(model: Sharing, criteria: Mapping[str, Criterion]) -> Callable[[Para
     """`(params, batch) -> {"task/loss": …, "task/metric": …}`, in evaluation; NaN of a task without an example."""
     names = list(criteria)
 
-    def measured(params, batch):
-        found: Metrics = {}
-        for name, outputs in predict(model)(params, batch.x).items():
-            own = _of_task(batch, names, name)
-            value, metrics = criteria[name](outputs, own)
-            if own.mask is not None:
-                here = (own.mask > 0).any()
-                value, metrics = jax.tree.map(lambda m, here=here: jnp.where(here, m, jnp.nan), (value, metrics))
-            found |= {f"{name}/loss": value} | {f"{name}/{key}": metric for key, metric in metrics.items()}
-        return found
+    def of_all(params, batch):
+        return {
+            f"{name}/{key}": value
+            for name, outputs in predict(model)(params, batch.x).items()
+            for key, value in measured(criteria[name], outputs, _of_task(batch, names, name)).items()
+        }
 
-    return measured
+    return of_all
 
 
 def _of_task(batch, names, name):
