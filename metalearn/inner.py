@@ -292,8 +292,13 @@ def _(axis_size, mapped, real):
 
 
 def _scan(body, carry, xs, length):
-    # a short loop unrolled compiles a little longer and runs faster: XLA fuses across steps
-    return jax.lax.scan(body, carry, xs, length, unroll=max(1, length) if length <= 2 else 1)
+    if length != 1:
+        # a short loop unrolled compiles a little longer and runs faster: XLA fuses across steps
+        return jax.lax.scan(body, carry, xs, length, unroll=max(1, length) if length <= 2 else 1)
+    # no loop: where tasks are mapped together, its carry would be each task's own from the beginning, and the products
+    # of the one step with what all share would be as many small ones
+    carry, out = body(carry, jax.tree.map(lambda a: a[0], xs))
+    return carry, jax.tree.map(lambda a: jnp.asarray(a)[None], out)
 
 
 def _nested_scan(body, carry, xs, length):

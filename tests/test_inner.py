@@ -492,6 +492,26 @@ def test_a_narrow_kernel_is_turned_once_and_changes_no_number(key):
     assert_close(found, expected)
 
 
+def test_one_step_of_tasks_together_multiplies_with_what_they_share_and_not_with_copies_of_it(key):
+    x = jax.random.normal(key, (6, 3, 20))
+    tasks = Batch(x, x.argmax(-1))
+
+    def loss(kernel, batch, key):
+        value, metrics = cross_entropy(batch.x @ kernel, batch)
+        return value, Aux(metrics)
+
+    def adapt(kernel, task):
+        return fit(loss, optax.sgd(0.1), 1)(kernel, task, key).params
+
+    program = jax.make_jaxpr(jax.vmap(adapt, (None, 0)))(jnp.ones((20, 20)), tasks)
+    products = [e for e in equations(program.jaxpr) if e.primitive.name == "dot_general"]
+    forwards = [
+        e for e in products if not e.params["dimension_numbers"][1][0]
+    ]  # no axis that both sides are mapped over
+    assert len(products) == 2 and len(forwards) == 1
+    assert not [e for e in equations(program.jaxpr) if e.primitive.name == "scan"]
+
+
 def test_an_optimizer_state_that_is_passed_in_goes_on(key):
     params, data, _ = _quadratic()
     optimizer = optax.adam(0.1)
