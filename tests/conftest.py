@@ -7,6 +7,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 
 import jax
 import pytest
+from _toys import float64
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -14,6 +15,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 @pytest.fixture
 def key():
     return jax.random.key(0)
+
+
+@pytest.fixture
+def double():
+    """For files that compare with NumPy to the last digits."""
+    with float64():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from _toys import assert_close, float64
+from _toys import assert_close
 
 import metalearn as ml
 from metalearn import aggregate as agg
@@ -17,10 +17,7 @@ KEY = jax.random.key(0)
 NAMES = ("left", "right", "up")
 
 
-@pytest.fixture(autouse=True)
-def _double():
-    with float64():
-        yield
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def init(key, batch):

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from _toys import float64
 
 from metalearn import aggregate as agg
 from metalearn.core import InputError
@@ -15,10 +14,7 @@ LOSSES = np.array([[1.0, 2.0, 0.5], [0.9, 1.0, 0.6], [0.7, 0.8, 0.4], [0.6, 0.9,
 RATE = 0.1
 
 
-@pytest.fixture(autouse=True)
-def _double():
-    with float64():
-        yield
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def weights(aggregator, losses=LOSSES, present=None):

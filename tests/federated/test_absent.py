@@ -6,17 +6,12 @@ import numpy as np
 import optax
 import pytest
 from _regression import ALGORITHMS, KEY, MODEL, RATE, STEPS, N, assert_near, clients, criterion, some_slow
-from _toys import float64
 
 import metalearn as ml
 from metalearn import federated as fl
 from metalearn.host import NonFiniteLoss
 
-
-@pytest.fixture(autouse=True)
-def _double():
-    with float64():
-        yield
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def spoiled(tasks, who):

@@ -34,17 +34,12 @@ from _regression import (
     some_slow,
     vector,
 )  # fmt: skip
-from _toys import float64
 
 import metalearn as ml
 from metalearn import federated as fl
 from metalearn.core import Batch, Model, Task
 
-
-@pytest.fixture(autouse=True)
-def _double():
-    with float64():
-        yield
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def test_fedsgd_and_fedavg():

@@ -24,7 +24,6 @@ from _regression import (
     run,
     vector,
 )  # fmt: skip
-from _toys import float64
 
 import metalearn as ml
 from metalearn import federated as fl
@@ -34,10 +33,7 @@ def DECAY(round_):  # not Optax's, which divides in float32
     return 0.1 * 0.5**round_
 
 
-@pytest.fixture(autouse=True)
-def _double():
-    with float64():
-        yield
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def averaging(rate):

@@ -28,7 +28,7 @@ from _regression import (
     some_slow,
     vector,
 )  # fmt: skip
-from _toys import assert_close, float64
+from _toys import assert_close
 from test_algorithms import _onto_simplex
 
 import metalearn as ml
@@ -36,14 +36,8 @@ from metalearn import aggregate as agg
 from metalearn import federated as fl
 from metalearn.inner import share_of_work
 
-pytestmark = pytest.mark.usefixtures("compile_once")
+pytestmark = pytest.mark.usefixtures("compile_once", "double")
 COHORTS = ((0, 1), (1, 2), (2, 0), (1,))  # who is there, round by round
-
-
-@pytest.fixture(autouse=True)
-def _double():
-    with float64():
-        yield
 
 
 def several(algorithm, cohorts=COHORTS):

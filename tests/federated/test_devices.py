@@ -5,17 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from _regression import ALGORITHMS, KEY, TABLES, clients
-from _toys import float64
 from jax.sharding import Mesh
 
 import metalearn as ml
 from metalearn.tree import num_rows
 
-
-@pytest.fixture(autouse=True)
-def _double():
-    with float64():
-        yield
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def cohort(count):

@@ -21,16 +21,11 @@ from _regression import (
     run,
     vector,
 )  # fmt: skip
-from _toys import float64
 
 from metalearn import federated as fl
 from metalearn.core import InputError
 
-
-@pytest.fixture(autouse=True)
-def _double():
-    with float64():
-        yield
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def averaging():

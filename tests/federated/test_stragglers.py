@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from _regression import KEY, MODEL, RATE, SGD, SIZES, START, N, P, assert_near, clients, criterion, descend, run, vector
-from _toys import float64
 
 from metalearn import federated as fl
 from metalearn.core import InputError
@@ -15,10 +14,7 @@ EPOCHS = 5
 WORK = fl.stragglers(0.5, EPOCHS)
 
 
-@pytest.fixture(autouse=True)
-def _double():
-    with float64():
-        yield
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def epochs_of(round_, work=WORK):

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from _toys import float64
 
 import metalearn as ml
 from metalearn import multitask as mt
@@ -18,10 +17,7 @@ SCALES = {"a": 1.0, "b": 0.3, "c": 2.0}
 RATE = 0.05
 
 
-@pytest.fixture(autouse=True)
-def _double():
-    with float64():
-        yield
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def init(key, batch):
