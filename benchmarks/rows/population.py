@@ -98,6 +98,7 @@ def drawn(name: str, sample: Any) -> Contender:
 
     start = time.perf_counter()
     program = jax.jit(several).lower(sample, 1, KEY).compile()
+    compile_s = time.perf_counter() - start
     jax.block_until_ready(program(sample, 1, KEY))
     first_s, calls = time.perf_counter() - start, [0]
 
@@ -107,5 +108,5 @@ def drawn(name: str, sample: Any) -> Contender:
         jax.block_until_ready(program(sample, repeats, jax.random.fold_in(KEY, calls[0])))
         return (time.perf_counter() - start) / repeats
 
-    facts = {"temporary_bytes": program.memory_analysis().temp_size_in_bytes}
+    facts = {"compile_s": compile_s, "temporary_bytes": program.memory_analysis().temp_size_in_bytes}
     return Contender(name, time_step, first_s, facts=facts)

@@ -20,7 +20,7 @@ from benchmarks.contender import KEY, contender, first_moment, named
 from benchmarks.local_training import examples, order
 from benchmarks.measure import Contender, Options, check
 from benchmarks.rows import ROWS, first_step, maml, omniglot_sampling, population, rounds, sinusoid
-from benchmarks.table import table
+from benchmarks.table import row_lines, table
 
 ROOT = Path(command.__file__).parents[1]
 TINY = maml.Size(tasks=2, queries=2, filters=4)
@@ -197,6 +197,7 @@ def test_the_row_of_a_population():
     row = population.run("population", Options(NOBODY, quick=True, rounds=1))
     assert [entry["status"] for entry in row["entries"]] == ["ok"] * 6
     assert row["bytes"]["temporaries"] < population.SMALL["clients"]  # not even a byte for each client
+    assert "a whole round, the lightest" in row_lines("population", row)
 
 
 def test_a_contender_with_other_numbers_is_not_timed():
