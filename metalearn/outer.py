@@ -147,7 +147,7 @@ def over_clients(
     `num_clients`, `aggregator` or `optimizer` cannot be.
 
     Metrics are means over the clients that are present; `per_task/loss` and `per_task/id`, both `[K]`, say whose each
-    loss is, and `run` names the lowest of those whose loss is not finite.
+    loss is, and `run` names the lowest id whose loss is not finite.
 
     Over a mesh (`sharded`) the K new rows go to every device that holds the table, or to the holder of each piece after
     `spread_state`.

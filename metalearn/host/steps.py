@@ -165,7 +165,7 @@ def _summary(metrics: Metrics) -> Metrics:
 
 def _lowest_bad(metrics: Metrics) -> Metrics:
     """The lowest id among tasks whose loss is not finite, -1 where there is none: all that a run's message needs of
-    losses that are not averaged. A minimum, because over a mesh it takes one exchange, and the first in order three."""
+    losses that are not averaged. A minimum, because over a mesh it takes one exchange, and the first in order four."""
     if not {"per_task/loss", "per_task/id"} <= set(metrics):
         return {}
     ids, none = metrics["per_task/id"], jnp.iinfo(metrics["per_task/id"].dtype).max
