@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from benchmarks.connection import Peer, connect, has_torch
@@ -40,7 +41,7 @@ def compare(
     contenders: Sequence[Contender],
     options: Options,
     peers: Peers | None = None,
-    work: Work | None = None,
+    work: Work | Mapping[str, Work] | None = None,
     tolerance: float = TOLERANCE,
     *,
     warmup: int = 2,
@@ -50,10 +51,11 @@ def compare(
 
     Every variant of a peer is checked and timed a few times; then all contenders and the best variant of each peer
     are timed in turns. `ratio` is somebody's time over that of the first contender; there is none where `ratios` is
-    False, because the lines do different things.
+    False, because the lines do different things. `work` is that of everybody's step, or of several lines by name.
     """
     ours, *others = contenders
-    bound = None if work is None else floor(work, options.quick)
+    works = work if isinstance(work, Mapping) else {one.name: work for one in contenders if work is not None}
+    floors = {one: floor(one, options.quick) for one in dict.fromkeys(works.values())}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(ignore_cleanup_errors=True)))
         entries = [_entry(ours), *(_checked(other, ours, tolerance) for other in others)]
@@ -85,9 +87,9 @@ def compare(
             entry["seconds"] = summary(times[entry["who"]])
             if ratios and entry["who"] != ours.name:
                 entry["ratio"] = summary([a / b for a, b in zip(times[entry["who"]], times[ours.name], strict=True)])
-    if bound is not None:
-        entries[0]["times_floor"] = entries[0]["seconds"]["median"] / bound["seconds"]
-    return {"floor": bound, "tolerance": tolerance, "entries": entries}
+        if entry["who"] in works and entry["status"] == "ok":
+            entry["times_floor"] = entry["seconds"]["median"] / floors[works[entry["who"]]]["seconds"]
+    return {"floor": floors.get(works.get(ours.name)), "tolerance": tolerance, "entries": entries}
 
 
 def _entry(one: Contender) -> dict[str, Any]:
@@ -103,6 +105,8 @@ def _checked(other, ours, tolerance):
 
 
 def _starter(peers, ours, folder, options, tolerance, stack) -> Callable[[str], tuple[dict[str, Any], Peer | None]]:
+    if jax.default_backend() != "cpu":
+        return lambda name: ({"who": name, "status": "no line: peers run on the CPU, and ours did not"}, None)
     if not has_torch(options.python):
         return lambda name: ({"who": name, "status": "not installed"}, None)
     file = folder / "arrays.npz"

@@ -46,27 +46,14 @@ def elsewhere(report: dict[str, Any], before: dict[str, Any]) -> list[str]:
     ]
 
 
-class Limit(NamedTuple):
-    """Whether a ratio is worse when it rises, and the fraction by which it may."""
+class Guarded(NamedTuple):
+    """A ratio of two figures of one run, and when it is too bad: where it is worse than what was committed by more than
+    a fraction or, if it has a `bound` of its own, beyond that."""
 
-    rises: bool
-    allowed: float
-
-
-def limit(row: str, entry: dict[str, Any], allowed: float = ALLOWED) -> Limit | None:
-    """What guards a line; None where a change of it says nothing, such as of two ways of ours."""
-    who = entry["who"]
-    if "variant" in entry:
-        return Limit(False, allowed)
-    if row.startswith(("multitask_weights", "multitask_methods")) or who.endswith("--help"):
-        return Limit(True, allowed)
-    if (row, who.split(" ")[0]) in (("population", "a"), ("omniglot_sampling", "NumPy,")):
-        return Limit(False, allowed)  # a whole round beside selection and gather, samplers of NumPy beside ours
-    if row.startswith("run_overhead"):
-        return Limit(False, 0.03)
-    if who.startswith("import jax"):
-        return Limit(False, 0.15)
-    return None
+    what: str
+    ratio: float
+    rises: bool = False  # whether it is worse when it rises
+    bound: float | None = None
 
 
 def peers_ratio(entry: dict[str, Any], ours: dict[str, Any]) -> float:
@@ -78,26 +65,66 @@ def peers_ratio(entry: dict[str, Any], ours: dict[str, Any]) -> float:
     return min(entry["ratio"]["median"], min(tuned) / ours["seconds"]["median"])
 
 
-def falls(report: dict[str, Any], before: dict[str, Any], allowed: float = ALLOWED) -> list[str]:
-    """A sentence for every ratio that is worse by more than the allowed fraction, and for everybody whom a row has lost
-    without a word; a line such as 'not installed' is one."""
-    old, new = dict(_ratios(before)), dict(_ratios(report))
-    entries = {(row, entry["who"]): entry for row, result in report["rows"].items() for entry in result["entries"]}
-    found = [
-        f"{row}: there is no line of {who!r} any more; its ratio was {ratio:.3g}."
-        for (row, who), ratio in old.items()
-        if row in report["rows"] and (row, who) not in entries
-    ]
-    for (row, who), ratio in new.items():
-        bound = limit(row, entries[row, who], allowed)
-        if bound is None or (row, who) not in old:
+def guarded(row: str, result: dict[str, Any]) -> Iterator[Guarded]:
+    """What is compared of a row; of two ways of ours nothing, for one may become faster."""
+    if not result["entries"] or "seconds" not in result["entries"][0]:
+        return
+    ours, *others = result["entries"]
+    lines = {entry["who"]: entry for entry in result["entries"]}
+    if "times_floor" in ours and not row.startswith("curve"):
+        yield Guarded("the time over the floor", ours["times_floor"], rises=True)
+    for entry in others:
+        who, what = entry["who"], f"the ratio of {entry['who']!r}"
+        if "ratio" not in entry:
             continue
-        was = old[row, who]
-        if ratio > (1 + bound.allowed) * was if bound.rises else ratio < (1 - bound.allowed) * was:
-            verb = "rose" if bound.rises else "fell"
-            found.append(
-                f"{row}: the ratio of {who!r} {verb} from {was:.3g} to {ratio:.3g}, by more than {bound.allowed:.0%}."
-            )
+        ratio = entry["ratio"]["median"]
+        if "variant" in entry:
+            yield Guarded(what, peers_ratio(entry, ours))
+        elif row.startswith(("multitask_weights", "multitask_methods")) or who.endswith("--help"):
+            yield Guarded(what, ratio, rises=True)
+        elif (row, who.split(" ")[0]) in (("population", "a"), ("omniglot_sampling", "NumPy,")):
+            yield Guarded(what, ratio)  # a whole round beside selection and gather, samplers of NumPy beside ours
+        elif row.startswith("seeds") and who.endswith("in turn"):
+            yield Guarded(what, ratio)
+        elif row.startswith("run_overhead"):
+            yield Guarded(what, ratio, bound=0.97)
+        elif who.startswith("import jax"):
+            yield Guarded(what, ratio, bound=1 / 1.15)
+    if row == "curve_tasks":
+        for count in (16, 64, 256):
+            if {"tasks 8", f"tasks {count}"} <= set(lines):
+                each = [lines[f"tasks {n}"]["seconds"]["median"] / n for n in (count, 8)]
+                yield Guarded(f"the time per task with {count} tasks over that with 8", each[0] / each[1], True, 1.2)
+    if row == "curve_steps_remat" and {"steps 8", "steps 64"} <= set(lines):
+        memory = lines["steps 64"]["memory_bytes"] / lines["steps 8"]["memory_bytes"]
+        yield Guarded("the memory of 64 steps over that of 8", memory, True, 2.5)
+    if row == "first_step":
+        for who, entry in lines.items():
+            cold = lines.get(who.removesuffix("cached") + "cold")
+            if who.endswith(", cached") and cold is not None:
+                cached = entry["seconds"]["median"] / cold["seconds"]["median"]
+                yield Guarded(f"the time of {who!r} over that of an empty cache", cached, rises=True)
+
+
+def falls(report: dict[str, Any], before: dict[str, Any], allowed: float = ALLOWED) -> list[str]:
+    """A sentence for every ratio that is worse by more than the allowed fraction or beyond its bound, and for everybody
+    whom a row has lost: a guard that has compared nothing has found nothing."""
+    found = []
+    for row, result in report["rows"].items():
+        old = {one.what: one for one in guarded(row, before["rows"].get(row, {"entries": []}))}
+        new = {one.what: one for one in guarded(row, result)}
+        untimed = [one for one in result["entries"] if one.get("status", "ok") != "ok"]
+        gone = {f"the ratio of {one['who']!r}": f"it is {one['status']}" for one in untimed}
+        for what, was in old.items():
+            if what not in new:
+                found.append(f"{row}: {what} was {was.ratio:.3g}, and now {gone.get(what, 'there is none')}.")
+                continue
+            now = new[what]
+            bound = now.bound or was.ratio * (1 + allowed if now.rises else 1 - allowed)
+            if now.ratio > bound if now.rises else now.ratio < bound:
+                verb = "rose" if now.rises else "fell"
+                than = f"beyond {bound:.3g}" if now.bound else f"by more than {allowed:.0%}"
+                found.append(f"{row}: {what} {verb} from {was.ratio:.3g} to {now.ratio:.3g}, {than}.")
     return found
 
 
@@ -112,14 +139,3 @@ def failures(report: dict[str, Any], before: dict[str, Any] | None) -> list[str]
         and (entry["who"], entry["status"])
         not in [(one["who"], one.get("status")) for one in known.get(row, {"entries": []})["entries"]]
     ]
-
-
-def _ratios(report) -> Iterator[tuple[tuple[str, str], float]]:
-    for row, result in report["rows"].items():
-        for entry in result["entries"]:
-            if "ratio" in entry:
-                ours = result["entries"][0]
-                yield (
-                    (row, entry["who"]),
-                    (peers_ratio(entry, ours) if "variant" in entry else entry["ratio"]["median"]),
-                )

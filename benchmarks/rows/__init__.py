@@ -45,11 +45,14 @@ ROWS = {  # the row: its module
 }
 
 _ONE_SEED = {"peers": "none trains several seeds at once"}
+_NOTHING_THROUGH = {"higher, torchopt": "they are for gradients through an inner loop, which this has not"}
 _OWN_COST = {"peers": "it is what our own steps cost beside each other"}
 NO_PEERS: dict[str, dict[str, str]] = {  # who has no line in a row, and why; everybody else's are in the modules
     "fomaml_conv4": {
         "higher, torchopt": "neither has a first-order inner loop that gives shared parameters a gradient"
     },
+    "protonet_60way": {"torch.func.vmap, higher, torchopt": "an episode is one large batch without an inner loop"},
+    **dict.fromkeys(("reptile_conv4", "fedavg_cnn", "fedavg_2nn", "fedavg_logistic"), _NOTHING_THROUGH),
     "own_conv": {"higher, torchopt": "slower than the loop in maml_conv4, whose step this is"},
     **dict.fromkeys(("multitask_weights_lenet", "multitask_weights_mlp"), _OWN_COST),
     **dict.fromkeys(("multitask_methods_lenet", "multitask_methods_mlp"), _OWN_COST),

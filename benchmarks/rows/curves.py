@@ -9,7 +9,8 @@ from typing import Any
 import jax
 
 from benchmarks.comparison import compare
-from benchmarks.contender import contender, first_moment
+from benchmarks.contender import contender, first_moment, work_of
+from benchmarks.floor import Work
 from benchmarks.measure import Contender, Options
 from benchmarks.rows import maml
 
@@ -27,14 +28,16 @@ def run(row: str, options: Options) -> dict[str, Any]:
     what, values, base, more = CURVES[row]
     if options.quick:
         values, base = values[:2], base._replace(**(maml.SMALL | {"filters": 4}))
-    points = [point(base._replace(**{what: value}), f"{what} {value}", more) for value in values]
+    points, works = zip(*[point(base._replace(**{what: value}), f"{what} {value}", more) for value in values])
     rest = {name: value for name, value in base._asdict().items() if name != what}
-    return {"setting": rest | more, **compare(points, options, ratios=False)}
+    named = {one.name: work for one, work in zip(points, works)}
+    return {"setting": rest | more, **compare(points, options, work=named, ratios=False)}
 
 
-def point(size: maml.Size, name: str, more: dict[str, Any]) -> Contender:
+def point(size: maml.Size, name: str, more: dict[str, Any]) -> tuple[Contender, Work]:
     """One value; every point computes something else, so there is nothing to check."""
     batch, algorithm = maml.tasks(size), maml.algorithm_of(size, **more)
     state = jax.jit(algorithm.init)(jax.random.key(0), batch)
     made = contender(algorithm, state, batch, first_moment, name)
-    return made._replace(loss=None)
+    work = work_of(maml.algorithm_of(size), state, batch)  # remat's second pass has not to be done
+    return made._replace(loss=None), work

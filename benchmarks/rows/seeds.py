@@ -10,7 +10,8 @@ import jax
 import numpy as np
 
 from benchmarks.comparison import compare
-from benchmarks.contender import LONGEST, first_moment, run_programs
+from benchmarks.contender import LONGEST, first_moment, run_programs, work_of
+from benchmarks.floor import Work
 from benchmarks.measure import LOOSE_TOLERANCE, TOLERANCE, Contender, Options
 from benchmarks.rows import maml, omniglot_sampling, sinusoid
 from metalearn.host.steps import programs
@@ -36,4 +37,8 @@ def run(row: str, options: Options) -> dict[str, Any]:
     contenders = [together, serial, alone._replace(loss=None)]
     # where a ReLU's input is rounded to its other side the derivative jumps
     tolerance = LOOSE_TOLERANCE if row == "seeds_conv4" else TOLERANCE
-    return {"setting": size._asdict() | {"seeds": count}, **compare(contenders, options, tolerance=tolerance)}
+    batch = sample(keys[0])
+    one = work_of(algorithm, jax.jit(algorithm.init)(keys[0], batch), batch)
+    every = Work(count * one.flops, count * one.bytes, count * one.piece)
+    works = {together.name: every, serial.name: every, alone.name: one}
+    return {"setting": size._asdict() | {"seeds": count}, **compare(contenders, options, None, works, tolerance)}

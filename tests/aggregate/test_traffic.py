@@ -97,6 +97,7 @@ SUMS = {
     "summed": lambda: agg.summed(_each, lambda sums, state, params, key: (_times(1 / sums[1], sums[0]), state)),
 }
 GRAMIANS = {name: make for name, make in METHODS.items() if name not in (*SIZED, "graddrop")}
+GRAMIANS["gradvac"] = lambda: agg.gradvac(11)
 
 
 @pytest.mark.parametrize(
@@ -156,18 +157,27 @@ def _placed(arguments, compiled):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("count", [11, 16])
 @pytest.mark.parametrize("name", ["graddrop", "median", "gradnorm"])
-def test_number_by_number_an_eighth_of_all_updates_moves(name):
+def test_number_by_number_an_eighth_of_all_updates_moves(name, count):
     aggregator = {
         "graddrop": agg.graddrop,
         "median": lambda: ml.stacked(_median),
-        "gradnorm": lambda: agg.gradnorm(16, optax.sgd(0.1)),
+        "gradnorm": lambda: agg.gradnorm(count, optax.sgd(0.1)),
     }[name]()
-    compiled = _compiled(_over_tasks(aggregator, _mapping()), 16)
+    compiled = _compiled(_over_tasks(aggregator, _mapping()), count)
     moved = _collectives(compiled.as_text())
-    assert sum(n for kind, n, _ in moved if kind != "all-to-all") <= 1.2 * MODEL + 3 * 16 * 16
+    assert sum(n for kind, n, _ in moved if kind != "all-to-all") <= 1.2 * MODEL + 3 * count * count
     assert sum(n for kind, n, _ in moved if kind == "all-to-all") <= 16 * (7 * 32 + 7 * 3 + 1 + 2 * FEATURES)
-    _assert_the_numbers_of_one_device(compiled, aggregator, 16)
+    _assert_the_numbers_of_one_device(compiled, aggregator, count)
+
+
+@pytest.mark.slow
+def test_clients_who_keep_rows_exchange_no_more_for_a_gramian():
+    moved = _moved(_over_clients(agg.upgrad(), _mapping()), 11)
+    rows = 16 * 2 * ROW  # there and back
+    assert sum(n for kind, n, _ in moved if kind == "all-to-all") <= 16 * (7 * 32 + 7 * 3 + 1 + 2 * FEATURES)
+    assert sum(n for kind, n, _ in moved if kind != "all-to-all") <= 1.2 * MODEL + 3 * 11 * 11 + rows
 
 
 @pytest.mark.slow

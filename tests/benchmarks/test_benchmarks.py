@@ -17,6 +17,7 @@ from benchmarks import comparison
 from benchmarks.comparison import Peers, compare
 from benchmarks.connection import Peer, connect, has_torch
 from benchmarks.contender import KEY, contender, first_moment, named
+from benchmarks.floor import Work
 from benchmarks.local_training import examples, order
 from benchmarks.measure import Contender, Options, check
 from benchmarks.rows import ROWS, first_step, maml, omniglot_sampling, population, rounds, sinusoid
@@ -141,6 +142,22 @@ def test_a_missing_peer_is_an_entry_that_says_so():
     assert ours["seconds"]["median"] == 0.5
     assert another["ratio"]["median"] == 3.0
     assert peer == {"who": "a peer", "status": "not installed"}
+
+
+def test_peers_have_no_line_where_ours_runs_on_another_device_than_theirs(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    row = compare([toy()], Options(sys.executable, rounds=2), Peers("episodic", {"a peer": ("loop",)}, {}, {}))
+    assert row["entries"][1] == {"who": "a peer", "status": "no line: peers run on the CPU, and ours did not"}
+
+
+def test_lines_that_do_different_things_have_floors_of_their_own():
+    small, large = Work(1e6, 1.0, 1.0), Work(2e6, 1.0, 1.0)
+    row = compare([toy("one"), toy("two")], Options(NOBODY, quick=True, rounds=1), work={"one": small, "two": large})
+    one, two = row["entries"]
+    assert row["floor"]["flops"] == 1e6
+    assert one["times_floor"] / two["times_floor"] == pytest.approx(2, rel=0.5)  # the peak is measured twice
+    same = compare([toy("one"), toy("two")], Options(NOBODY, quick=True, rounds=1), work=small)["entries"]
+    assert same[0]["times_floor"] == same[1]["times_floor"]
 
 
 def test_a_peer_that_needs_the_machine_for_itself_is_timed_after_all_others(monkeypatch):

@@ -22,11 +22,12 @@ def test_a_fall_by_more_than_the_fraction_is_one_sentence():
     ]
 
 
-def test_a_line_that_is_gone_is_one_sentence_and_one_that_says_why_none():
-    assert falls(report(), report(a=4.0)) == ["row: there is no line of 'a' any more; its ratio was 4."]
+def test_a_line_that_is_gone_is_one_sentence():
+    assert falls(report(), report(a=4.0)) == ["row: the ratio of 'a' was 4, and now there is none."]
     now = report()
     now["rows"]["row"]["entries"].append({"who": "a", "status": "not installed"})
-    assert falls(now, report(a=4.0)) == []
+    assert falls(now, report(a=4.0)) == ["row: the ratio of 'a' was 4, and now it is not installed."]
+    assert falls(report(a=4.0), now) == []
 
 
 def of_ours(row, **ratios):
@@ -45,6 +46,11 @@ def test_what_else_we_do_may_become_faster_and_not_slower():
         "cold_start: the ratio of 'some --help' rose from 0.16 to 1.1, by more than 30%."
     ]
     before, now = (of_ours("run_overhead_conv4", **{"the steps alone": ratio}) for ratio in (0.98, 0.94))
+    assert falls(now, before) == [
+        "run_overhead_conv4: the ratio of 'the steps alone' fell from 0.98 to 0.94, beyond 0.97."
+    ]
+    assert falls(before, now) == []
+    before, now = (of_ours("cold_start", **{"import jax, flax": ratio}) for ratio in (0.95, 0.86))
     assert len(falls(now, before)) == 1 and falls(before, now) == []
     before, now = (of_ours("population", **{"a whole round": ratio, "by size": ratio}) for ratio in (81.0, 20.0))
     assert falls(now, before) == ["population: the ratio of 'a whole round' fell from 81 to 20, by more than 30%."]
@@ -52,6 +58,30 @@ def test_what_else_we_do_may_become_faster_and_not_slower():
     assert len(falls(now, before)) == 1 and falls(before, now) == []
     # of two ways of ours one may become faster
     assert falls(of_ours("maml_conv4", one=1.1), of_ours("maml_conv4", one=2.3)) == []
+
+
+def lines(row, **seconds):
+    entries = [
+        {"who": who, "seconds": {"median": value}, "memory_bytes": 100 * value} for who, value in seconds.items()
+    ]
+    return {"date": "2030-01-01", "quick": False, "rows": {row: {"entries": entries}}}
+
+
+def test_curves_are_held_to_what_they_promise_and_a_cache_to_what_it_saved():
+    flat, steep = ({"tasks 8": 8.0, "tasks 64": 64.0, "tasks 256": last} for last in (300.0, 310.0))
+    assert falls(lines("curve_tasks", **flat), lines("curve_tasks", **flat)) == []
+    assert falls(lines("curve_tasks", **steep), lines("curve_tasks", **flat)) == [
+        "curve_tasks: the time per task with 256 tasks over that with 8 rose from 1.17 to 1.21, beyond 1.2."
+    ]
+    low, high = ({"steps 8": 1.0, "steps 64": last} for last in (1.1, 2.6))
+    assert len(falls(lines("curve_steps_remat", **high), lines("curve_steps_remat", **low))) == 1
+    kept, lost = ({"demo, cold": 5.0, "demo, cached": cached} for cached in (2.0, 4.9))
+    assert len(falls(lines("first_step", **lost), lines("first_step", **kept))) == 1
+    assert falls(lines("first_step", **kept), lines("first_step", **lost)) == []
+    near, far = lines("row", ours=1.0), lines("row", ours=1.0)
+    near["rows"]["row"]["entries"][0]["times_floor"] = 2.0
+    far["rows"]["row"]["entries"][0]["times_floor"] = 3.0
+    assert falls(far, near) == ["row: the time over the floor rose from 2 to 3, by more than 30%."]
 
 
 def test_a_peer_counts_at_its_best():

@@ -1,6 +1,7 @@
 """Two processes on one machine, over CPU collectives, give the numbers of one; so does going on with other devices."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,18 +14,22 @@ from metalearn.core import InputError
 from metalearn.host import checkpoint, logs, processes
 
 
-def _run(folder, steps, *, count, devices):
+def _start(folder, steps, *, count, devices):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     worker = Path(__file__).with_name("_worker.py")
-    started = [
+    return [
         subprocess.Popen(
             [sys.executable, worker, *map(str, (i, count, port, devices, folder, steps))],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for i in range(count)
     ]  # fmt: skip
+
+
+def _run(folder, steps, *, count, devices):
+    started = _start(folder, steps, count=count, devices=devices)
     finished = [process.communicate(timeout=240) for process in started]
     assert [process.returncode for process in started] == [0] * count, finished[0][1] + finished[-1][1]
     return [np.array(out.split()[-4:], float) for out, _ in finished], [err for _, err in finished]
@@ -48,6 +53,18 @@ def test_two_processes_stop_and_go_on_with_the_numbers_of_one(tmp_path):
     np.testing.assert_allclose(
         losses, logs.column(logs.read(tmp_path / "one" / "log.jsonl"), "train/loss")[1], rtol=2e-6
     )
+
+
+@pytest.mark.slow
+def test_a_signal_that_reaches_one_process_stops_all(tmp_path):
+    lead, other = started = _start(tmp_path, 1_000_000, count=2, devices=1)
+    while "step" not in (line := lead.stderr.readline()):
+        assert line, lead.communicate()
+    other.send_signal(signal.SIGTERM)
+    shown = [process.communicate(timeout=240)[1] for process in started]
+    assert [process.returncode for process in started] == [143, 143], shown
+    assert "interrupted and saved at step" in shown[0]
+    assert checkpoint.steps(tmp_path)[-1] % 2 == 0
 
 
 @pytest.mark.slow
