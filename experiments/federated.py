@@ -131,7 +131,8 @@ def _meta(s: Any, p: Problem, rate: float) -> Federated:
         return fl.perfedavg(client, p.criterion, optax.sgd(s.server_rate or 0.3), **_mapped(s))
 
     # nobody is late when all are measured
-    return made(s)._replace(learner=made(replace(s, late=0.0)).learner)
+    common = _averaged(s, p, rate).learner
+    return made(s)._replace(learner=made(replace(s, late=0.0)).learner, common=common)
 
 
 def _nearby(s: Any, p: Problem, rate: float) -> Federated:
@@ -301,6 +302,7 @@ def sample_of(s: Any, problem: Problem) -> Any:
     if s.sampling == "poisson":
         rate, size = size / there, min(there, _room(size))
     options = {"dropout": s.dropout, "sampling": s.sampling, "rate": rate, "max_examples": s.max_examples}
+    options["by_size"] = s.by_size
     if data == "halves":
         return ml.data.cohort(problem.inner, size, query=problem.outer, **options)
     return ml.data.cohort(problem.train, size, **options)
@@ -335,30 +337,39 @@ def tested(s: Any, problem: Problem, state: Any, history: list) -> Row:
     """A row of the table: every client's accuracy on its test examples, and what it took."""
     method = method_of(s.methods[0])
     algorithm = algorithm_of(s, problem)
-    judge = jax.jit(lambda state: judged(algorithm, problem, problem.test)(state, jax.random.key(0))[0])
+
+    def measured(learner, states):
+        judge = judged(algorithm._replace(learner=learner), problem, problem.test)
+        accuracy = jax.jit(lambda state: judge(state, jax.random.key(0))[0]["accuracy"])
+        return np.stack([np.asarray(accuracy(one)) for one in states])
+
     several = len(s.seeds) > 1
     states = [jax.tree.map(lambda a, i=i: a[i], state) for i in range(len(s.seeds))] if several else [state]
-    values = np.stack([np.asarray(judge(one)["accuracy"]) for one in states])
     sent = fl.sent(algorithm, states[0].params) if method.data != "pooled" else None
-    # whatever decides who is judged, and by what: only such rows can be compared
-    names = ("partition", "concentration", "clients", "validation_clients", "test_clients", "data_seed", "test_share")
-    names += ("public", *(name for name in ("test", "length", "min_characters") if hasattr(s, name)))
     return Row(
         method=method.title,
         cite=method.cite,
         metric="accuracy",
-        values=values,
+        values=measured(algorithm.learner, states),
         clients=True,
-        protocol="/".join([problem.name, *(f"{field}={getattr(s, field)}" for field in names)]),
+        protocol=protocol(s, problem),
         split=s.partition,
         budget=s.rounds,
         rate=s.rates[0],
         padding=padding(s, problem) if method.data == "train" else None,
+        common=None if algorithm.common is None else float(measured(algorithm.common, states).mean()),
         target=None if s.target is None else f"{100 * s.target:g}%",
         rounds=None if s.target is None else spelled(history, s.target, s.rounds),
         down=None if sent is None else sent.down,
         up=None if sent is None else sent.up,
     )
+
+
+def protocol(s: Any, problem: Problem) -> str:
+    """Whatever decides who is judged, and by what: only rows that agree in it can be compared."""
+    names = ("partition", "concentration", "clients", "validation_clients", "test_clients", "data_seed", "test_share")
+    names += ("public", *(name for name in ("test", "length", "min_characters") if hasattr(s, name)))
+    return "/".join([problem.name, *(f"{field}={getattr(s, field)}" for field in names)])
 
 
 def reached(history: list, target: float) -> list[float]:
@@ -369,8 +380,15 @@ def reached(history: list, target: float) -> list[float]:
 
 
 def spelled(history: list, target: float, rounds: int) -> str:
-    """The same as text: `"87 / 91 / > 1,000"`."""
-    return " / ".join(f"> {rounds:,}" if np.isinf(one) else f"{one:,.0f}" for one in reached(history, target))
+    """The same as text: `"87 / 91 / > 1,000"`, and `"≤ 10"` where it was reached before the first evaluation."""
+    first = ml.column(history, "validation/accuracy")[0][0]
+
+    def one(found):
+        if np.isinf(found):
+            return f"> {rounds:,}"
+        return f"{'≤ ' if found <= first else ''}{found:,.0f}"
+
+    return " / ".join(map(one, reached(history, target)))
 
 
 def last(history: list) -> np.ndarray:

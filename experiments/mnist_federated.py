@@ -7,13 +7,15 @@ Rounds to 97% (2NN, E=1) and 99% (CNN, E=5) of the test set, 100 clients, a tent
     2nn-iid         B=10        87          2nn-iid-full   B=∞    1,474
     2nn-shards      B=10       664
     cnn-iid         B=10        18 to 20    cnn-shards     B=10     206 to 229
+    quantity        2NN, clients of all sizes: FedNova and FedProx beside FedAvg, and one model trained on everybody's
+                    examples
     dirichlet       2NN, Dirichlet(.1): FedAvg beside SCAFFOLD, FedProx, FedNova, FedDyn, FedAdam, Mime, and one model
                     trained on everybody's examples
     dirichlet-own   Dirichlet(.1) among 100 clients who all train: personal and clustered models beside FedAvg, each
                     client judged by its own examples
     shift           2NN, images turned by quarter turns: the same, personal and clustered models, and one trained
                     on everybody's examples
-    shift-norm      the same images, layers normalised: FedBN beside FedAvg
+    shift-norm      the same images, layers normalised: FedBN beside FedAvg, and each client alone
 
 Of several `--rates` the best is taken for each algorithm by itself: in the published settings by the test set, as in
 the paper; else by validation clients or each client's own validation examples. A folder for every rate; the same
@@ -69,6 +71,13 @@ PRESETS = {
         "CNN, two labels a client, E=5, B=10",
         _published(
             "cnn-shards", model="cnn", partition="shards", epochs=5, rounds=350, target=0.99, rates=(0.1,), seeds=(0,),
+        ),
+    ),
+    "quantity": (
+        "2NN, clients of all sizes, FedNova and FedProx beside FedAvg",
+        _preset(
+            "quantity", methods=("centralised", "fedavg", "fednova", "fedprox"), partition="quantity",
+            concentration=0.3, test="own", rounds=100, every=5, target=0.95, rates=(0.1, 0.215),
         ),
     ),
     "dirichlet": (

@@ -87,6 +87,8 @@ class Federation:
     """The most that a client shows in a round, drawn at random; by default all it has."""
     dropout: float = 0.0
     """The chance that a sampled client does not answer."""
+    by_size: bool = False
+    """Put a cohort's clients in the order of their sizes, so that those trained side by side are alike."""
     drop_nonfinite: bool = False
     """Leave out updates that are not finite, and count them, instead of stopping."""
     epochs: int = 1

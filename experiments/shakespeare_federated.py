@@ -22,6 +22,7 @@ class Settings(Federation):
     clients: int = 99
     rounds: int = 100
     every: int = 10
+    target: float | None = 0.4
     rates: tuple[float, ...] = (1.0,)
     length: int = 80
     """Characters of an example."""
@@ -38,7 +39,7 @@ PRESETS = {
     "paper": (
         "FedAvg with the published network",
         Settings(
-            methods=("fedavg",), hidden=256, layers=2, rates=(0.5, 1.0, 1.47),
+            methods=("fedavg",), hidden=256, layers=2, rates=(0.5, 1.0, 1.47), target=0.54,
             folder="runs/shakespeare_federated-paper",
         ),
     ),

@@ -8,7 +8,7 @@ import optax
 
 from metalearn.arguments import number
 from metalearn.core import Aggregator, Aux, Criterion, Model
-from metalearn.federated.client import EQUALLY, PLAIN, Federated, changes, moved, proposal, using
+from metalearn.federated.client import EQUALLY, PLAIN, Federated, changes, moved, proposal, shared_model, using
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import over_clients
@@ -73,6 +73,7 @@ def apfl(
         *algorithm,
         using(model, lambda shared, row, support, key: _mixed(row["own"], shared, row["alpha"])),
         up=lambda shared: changes(shared, chosen),
+        common=using(model, shared_model),
     )
 
 

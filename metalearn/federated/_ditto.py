@@ -7,7 +7,7 @@ import optax
 
 from metalearn.arguments import number
 from metalearn.core import Aggregator, Criterion, Model
-from metalearn.federated.client import BY_EXAMPLES, PLAIN, Federated, changes, using
+from metalearn.federated.client import BY_EXAMPLES, PLAIN, Federated, changes, shared_model, using
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import difference, over_clients
@@ -53,5 +53,9 @@ def ditto(
     algorithm = over_clients(
         init, client, aggregator, server, num_clients=num_clients, mapping=mapping, drop_nonfinite=drop_nonfinite
     )
-    own_model = using(model, lambda shared, row, support, key: row)
-    return Federated(*algorithm, own_model, up=lambda shared: changes(shared, options.get("where")))
+    return Federated(
+        *algorithm,
+        using(model, lambda shared, row, support, key: row),
+        up=lambda shared: changes(shared, options.get("where")),
+        common=using(model, shared_model),
+    )

@@ -41,18 +41,21 @@ def mime(
       drop_nonfinite: in each exchange by itself: the metrics are `dropped_gradients` and `dropped`.
     """
     loss = supervised(model, criterion)
-    penalty = None if lite else _correction(loss)
+    where = options.get("where")
+    penalty = None if lite else _correction(loss, where)
     learn = fit(loss, _held(optimizer), penalty=penalty, **options)
     full = gradient(loss)
 
     def init(key, task):
         params = model.init(key, task.support.x)
-        return {"params": params, "moments": optimizer.init(partition(params)[0]), "gradient": zeros(params)}
+        trained, _ = partition(params, where)
+        return {"params": params, "moments": optimizer.init(trained), "gradient": zeros(trained)}
 
     def ask(shared, task, key):
         update = full(shared["params"], task, key)
         # the mean of ones is 0 where nobody answered: the old gradient and moments then stay
-        return update._replace(direction={"gradient": update.direction, "anyone": jnp.ones(())}, statistics=None)
+        direction = {"gradient": partition(update.direction, where)[0], "anyone": jnp.ones(())}
+        return update._replace(direction=direction, statistics=None)
 
     def keep(direction, shared):
         new, old = direction["gradient"], shared["gradient"]
@@ -68,7 +71,8 @@ def mime(
         return proposal(direction, task.support, fitted, carried)
 
     def server(direction, shared):
-        _, moments = optimizer.update(shared["gradient"], shared["moments"], shared["params"])
+        trained, _ = partition(shared["params"], where)
+        _, moments = optimizer.update(shared["gradient"], shared["moments"], trained)
         return jax.tree.map(jnp.zeros_like, shared) | {
             "params": jax.tree.map(lambda d: -server_rate * d, direction["params"]),
             "moments": jax.tree.map(
@@ -88,7 +92,7 @@ def mime(
         return {name: part for name, part in shared.items() if name != "gradient" or not lite}
 
     def up(shared):
-        return changes(shared["params"], options.get("where")), shared["gradient"]
+        return changes(shared["params"], where), shared["gradient"]
 
     # the two exchanges have one state: their aggregators and optimizers keep nothing
     return Federated(first.init, step, using(model, shared_params), down, up)
@@ -104,14 +108,14 @@ def _held(optimizer: optax.GradientTransformation) -> optax.GradientTransformati
     return optax.GradientTransformationExtraArgs(optimizer.init, update)
 
 
-def _correction(loss) -> Penalty:
+def _correction(loss, where) -> Penalty:
     """⟨c - ∇F(x; ζ), y⟩ on the minibatch ζ of the step; its state is (x, c)."""
 
     def value(params, state, batch, key):
         anchor, mean_gradient = state
-        trained, rest = partition(anchor)
+        trained, rest = partition(anchor, where)
         here = jax.grad(lambda t: loss(merge(t, rest), batch, key)[0])(trained)
         pull = jax.lax.stop_gradient(jax.tree.map(jnp.subtract, mean_gradient, here))
-        return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, partition(params)[0], pull)))
+        return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, partition(params, where)[0], pull)))
 
-    return Penalty(lambda params: (params, zeros(params)), value)
+    return Penalty(lambda params: (params, zeros(partition(params, where)[0])), value)

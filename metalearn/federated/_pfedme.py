@@ -8,7 +8,7 @@ import optax
 
 from metalearn.arguments import number, whole
 from metalearn.core import Aggregator, Aux, Criterion, Model
-from metalearn.federated.client import EQUALLY, PLAIN, Federated, changes, from_model, using
+from metalearn.federated.client import EQUALLY, PLAIN, Federated, changes, from_model, shared_model, using
 from metalearn.inner import fit, supervised
 from metalearn.mapping import Mapping, auto
 from metalearn.outer import difference, over_tasks
@@ -65,4 +65,9 @@ def pfedme(
         del row
         return nearby(shared, support, key).params
 
-    return Federated(*algorithm, using(model, chosen), up=lambda shared: changes(shared, options.get("where")))
+    return Federated(
+        *algorithm,
+        using(model, chosen),
+        up=lambda shared: changes(shared, options.get("where")),
+        common=using(model, shared_model),
+    )

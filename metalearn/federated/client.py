@@ -32,8 +32,9 @@ class Federated(NamedTuple):
 
     `init` and `step` are those of an `Algorithm` whose tasks are clients. `learner.adapt((params, row), support, key)`
     gives the model that a client ends up with, global or its own, so that
-    `evaluate(algorithm.learner, criterion)(state.params, clients, key, state.table)` measures it. `down` and `up` turn
-    the shared parameters into what one client receives and returns in a round; `sent` counts it.
+    `evaluate(algorithm.learner, criterion)(state.params, clients, key, state.table)` measures it. `common` is the same
+    for the one model that lies behind personal ones, where there is such. `down` and `up` turn the shared parameters
+    into what one client receives and returns in a round; `sent` counts it.
     """
 
     init: Callable[[Key, Any], Any]
@@ -41,6 +42,7 @@ class Federated(NamedTuple):
     learner: Learner
     down: Callable[[Params], Any] = everything
     up: Callable[[Params], Any] = changes
+    common: Learner | None = None
 
 
 def using(model: Model, chosen: Callable[..., Params]) -> Learner:

@@ -11,10 +11,14 @@ from metalearn.report.results import Row
 
 
 class Difference(NamedTuple):
-    """A row minus its reference, with the 95% interval of the paired differences; none for the reference itself."""
+    """A row minus its reference, with the 95% interval of the paired differences; none for the reference itself.
+
+    `over_seeds` is the same of the two rows' means, seed by seed: None where their numbers of seeds differ.
+    """
 
     reference: Row
     interval: Interval | None
+    over_seeds: Interval | None = None
 
 
 def differences(rows: Sequence[Row], against: str | None) -> list[Difference | None]:
@@ -23,7 +27,8 @@ def differences(rows: Sequence[Row], against: str | None) -> list[Difference | N
     The reference is the row of that method with the same protocol and metric and, of several, the one with as many
     adaptation steps; else with as large a budget; else with the most steps; else the first. A method that does not
     adapt in steps is compared with the most steps. Each task is first averaged over seeds; where one row has fewer
-    tasks, the first ones that both have are compared.
+    tasks, the first ones that both have are compared. The interval over tasks says nothing of other seeds, nor that
+    over seeds of other tasks.
 
     Raises InputError where no row is of the method, or where values to compare are missing.
     """
@@ -50,10 +55,13 @@ def _difference(row: Row, rows: Sequence[Row], against: str) -> Difference | Non
     )
     if reference is row:
         return Difference(reference, None)
-    pair = [_per_task(one) for one in (row, reference)]
-    shared = min(len(values) for values in pair)
+    pair = [_values(one) for one in (row, reference)]
+    shared = min(values.shape[1] for values in pair)
+    pair = [values[:, :shared] for values in pair]
     with np.errstate(invalid="ignore"):
-        return Difference(reference, paired(*(values[:shared] for values in pair)))
+        over_tasks = paired(*(values.mean(0) for values in pair))
+        alike = len(pair[0]) == len(pair[1]) > 1
+        return Difference(reference, over_tasks, paired(*(values.mean(1) for values in pair)) if alike else None)
 
 
 def stepless(row: Row, rows: Sequence[Row]) -> bool:
@@ -62,8 +70,7 @@ def stepless(row: Row, rows: Sequence[Row]) -> bool:
     return not any(other.adapt_steps for other in same)
 
 
-def _per_task(row: Row) -> np.ndarray:
+def _values(row: Row) -> np.ndarray:
     if row.values is None:
         raise InputError(f"results.npz of {row.run or row.method} is missing, and differences need the values in it.")
-    with np.errstate(invalid="ignore", over="ignore"):
-        return np.asarray(row.values, np.float64).mean(0)
+    return np.asarray(row.values, np.float64)

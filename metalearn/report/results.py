@@ -40,6 +40,7 @@ class Row(NamedTuple):
       down, up: numbers that a client receives and sends in a round.
       rate: the clients' learning rate.
       padding: the share of a padded cohort's examples that no client has.
+      common: the mean of the model that all clients share, where each was tested with one of its own.
       run: the name of the run folder, given when it is read.
     """
 
@@ -67,6 +68,7 @@ class Row(NamedTuple):
     up: int | None = None
     rate: float | None = None
     padding: float | None = None
+    common: float | None = None
     mean: float | None = None  # None where it is not finite
     half: float | None = None  # half-width of the 95% interval over tasks, each averaged over seeds
     seed_mean_half: float | None = None  # half-width of the 95% interval over the seeds' means; None for one seed
@@ -82,7 +84,7 @@ class Row(NamedTuple):
 TEXTS = ("method", "metric", "protocol", "cite", "split", "published", "rounds", "target")
 FLAGS = ("higher_is_better", "transductive", "rotations", "clients")
 COUNTS = ("ways", "shots", "queries", "adapt_steps", "budget", "down", "up", "tasks", "seeds", "diverged")
-NUMBERS = ("rate", "padding", "mean", "half", "seed_mean_half", "median", "worst", "spread")
+NUMBERS = ("rate", "padding", "common", "mean", "half", "seed_mean_half", "median", "worst", "spread")
 FIELDS = TEXTS + FLAGS + COUNTS + NUMBERS
 NEEDED = ("method", "metric", "protocol", "tasks", "seeds")
 

@@ -67,6 +67,7 @@ AFTER = (
 KEYS = {
     "worst 10%": "worst 10%: mean of the tenth of clients with the worst values, of each seed by itself",
     "spread": "spread: standard deviation over clients, of each seed by itself",
+    "global": "global: the mean of the model that all clients share, behind their personal ones",
     "down": "down: numbers that a client receives in a round",
     "up": "up: numbers that it sends",
     "trans.": "trans.: batch statistics over several queries",
@@ -107,6 +108,8 @@ def _table(lines: list[tuple[Row, Difference | None]], against: str | None) -> T
         columns.append(("seed_mean_half", "CI of seeds", [_seeds(row, metric) for row in rows]))
     if metric != "accuracy":
         columns.append(("median", "median", [measured(row.median, None, metric, like=_finest(row)) for row in rows]))
+    if any(row.common is not None for row in rows):
+        columns.append(("common", "global", [_common(row, metric) for row in rows]))
     if any(row.clients for row in rows):
         columns.append(("worst", "worst 10%", [measured(row.worst, None, metric, like=row.half) for row in rows]))
         columns.append(("spread", "spread", [measured(row.spread, None, metric, like=row.half) for row in rows]))
@@ -116,6 +119,8 @@ def _table(lines: list[tuple[Row, Difference | None]], against: str | None) -> T
         columns.append(("diverged", "diverged", [_diverged(row) for row in rows]))
     if against is not None:
         columns.append(("difference", f"against {_spelled(against, lines)}", [_gap(gap, metric) for _, gap in lines]))
+        if any(gap and gap.over_seeds for _, gap in lines):
+            columns.append(("difference_seeds", "its CI of seeds", [_gap_seeds(gap, metric) for _, gap in lines]))
     if any(row.published for row in rows):
         columns.append(("published", "published", [row.published or NONE for row in rows]))
     settle(AFTER)
@@ -138,7 +143,10 @@ def _caption(rows, titles, said, against, columns) -> str:
     if "seed_mean_half" in names:
         keys.append("CI of seeds: 95% interval of the mean over seeds")
     if "rounds" in names:
-        keys.append("rounds to a target: a number for each seed, interpolated; > where it was not reached")
+        keys.append(
+            "rounds to a target: a number for each seed, interpolated; > where it was not reached, ≤ where it was "
+            "when first looked"
+        )
     if "diverged" in names:
         keys.append("diverged: adaptations that ended not finite or far above where they began")
     if against is not None:
@@ -147,6 +155,8 @@ def _caption(rows, titles, said, against, columns) -> str:
             f"{title}: mean paired difference, with its 95% interval, to that method on the same {over} "
             "after as many steps, or its last where it has no such row"
         )
+        if "difference_seeds" in names:
+            keys.append("its CI of seeds: the interval of that difference over seeds")
     return " ".join(parts + ([_sentence("; ".join(keys))] if keys else []))
 
 
@@ -180,10 +190,20 @@ def _seeds(row: Row, metric: str) -> str:
     return NONE if row.seed_mean_half is None else f"± {_number(row.seed_mean_half, row.seed_mean_half, metric)}"
 
 
+def _common(row: Row, metric: str) -> str:
+    return NONE if row.common is None else measured(row.common, None, metric, like=row.half)
+
+
 def _gap(gap: Difference | None, metric: str) -> str:
     if gap is None:
         return NONE
     return "reference" if gap.interval is None else measured(gap.interval.mean, gap.interval.half, metric, sign="+")
+
+
+def _gap_seeds(gap: Difference | None, metric: str) -> str:
+    if gap is None or gap.over_seeds is None:
+        return NONE
+    return f"± {_number(gap.over_seeds.half, gap.over_seeds.half, metric)}"
 
 
 def _finest(row: Row) -> float | None:
@@ -222,7 +242,7 @@ def markdown(table: Table) -> str:
 
 
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-          "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "–": "--", "<": "$<$", ">": "$>$"}  # fmt: skip
+          "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "–": "--", "<": "$<$", ">": "$>$", "≤": r"$\leq$"}  # fmt: skip
 
 
 def escape(text: str) -> str:
@@ -231,7 +251,7 @@ def escape(text: str) -> str:
     >>> print(escape("100% of my_net ± 1"))
     100\\% of my\\_net $\\pm$ 1
     """
-    special = re.compile(r"[\\~^±−×–<>&%$#_{}\n]")
+    special = re.compile(r"[\\~^±−×–<>≤&%$#_{}\n]")
     return special.sub(lambda m: _LATEX.get(m[0], " " if m[0] == "\n" else "\\" + m[0]), text)
 
 
@@ -268,7 +288,9 @@ def _size(table: Table) -> str:
 
 
 CSV = ("run", *TEXTS, *FLAGS, *COUNTS, *NUMBERS)
-CSV_DIFFERENCE = ("reference", "reference_steps", "difference", "difference_half", "difference_tasks")
+CSV_DIFFERENCE = (
+    *("reference", "reference_steps", "difference", "difference_half", "difference_tasks", "difference_seeds_half"),
+)
 
 
 def csv_text(rows: Sequence[Row], against: str | None = None) -> str:
@@ -279,7 +301,8 @@ def csv_text(rows: Sequence[Row], against: str | None = None) -> str:
     for row, gap in zip(rows, differences(rows, against)):
         found: tuple[Any, ...] = (None,) * len(CSV_DIFFERENCE)
         if gap is not None:
-            found = (gap.reference.method, gap.reference.adapt_steps, *(gap.interval or (None,) * 3))
+            over_seeds = gap.over_seeds.half if gap.over_seeds else None
+            found = (gap.reference.method, gap.reference.adapt_steps, *(gap.interval or (None,) * 3), over_seeds)
         writer.writerow([_plain(value) for value in (*(getattr(row, name) for name in CSV), *found)])
     return file.getvalue()
 

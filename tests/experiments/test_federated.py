@@ -87,6 +87,7 @@ def test_rounds_to_target_are_spelled_with_those_that_never_got_there():
     history.append({"step": 10, "train/loss": 1.0})
     assert federated.reached(history, 0.65) == [pytest.approx(6.5), float("inf")]
     assert federated.spelled(history, 0.65, 10) == "6 / > 10"
+    assert federated.spelled(history, 0.075, 10) == "≤ 1 / 2"  # there before anybody looked
     np.testing.assert_allclose(federated.last(history), [0.9, 0.45])
 
 
@@ -305,6 +306,30 @@ def test_who_trains_is_a_setting(changes, tmp_path):
         assert not np.array_equal(plain.values, found.values) and np.isfinite(found.values).all()
         assert 0 <= found.padding < 1 and (found.padding < plain.padding) == ("max_examples" in changes)
         assert (found.padding > plain.padding) == (changes.get("sampling") == "poisson")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("partition", ["iid", "shards", "dirichlet", "quantity", "rotation"])
+def test_every_partition_is_trained_on_and_said(partition, tmp_path):
+    few = digits_federated.PRESETS["few"][1]
+    changes = {"partition": partition, "methods": ("fedavg", "ditto"), "rounds": 3, "every": 3}
+    few = replace(few, folder=str(tmp_path), **changes)
+    federated.main(few, digits_federated.problem)
+    average, own = (read_results(tmp_path / name)[0] for name in few.methods)
+    assert average.split == partition and f"partition={partition}" in average.protocol
+    assert np.isfinite(average.values).all()
+    # Ditto's global model is FedAvg's
+    assert average.common is None and own.common == pytest.approx(average.mean, abs=1e-6)
+    assert own.mean != own.common
+
+
+def test_a_cohort_comes_by_size_where_asked():
+    few = replace(digits_federated.PRESETS["few"][1], methods=("fedavg",))
+    problem = digits_federated.problem(few)
+    for by_size in (False, True):
+        sample = jax.jit(federated.sample_of(replace(few, by_size=by_size), problem))
+        sizes = np.asarray(sample(jax.random.key(0)).support.mask.sum(-1))
+        assert (np.diff(sizes) <= 0).all() == by_size
 
 
 def test_only_who_trains_on_all_its_examples_has_candidates():

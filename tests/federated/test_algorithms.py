@@ -229,6 +229,19 @@ def test_mime(lite):
     assert_near(vector(run(algorithm)[-1].params["params"]), w)
 
 
+@pytest.mark.parametrize("lite", [False, True])
+def test_mime_trains_a_part_as_if_it_were_all(lite):
+    # the line whose slope is no parameter
+    head = Model(
+        lambda key, x: {"head": jnp.asarray(START[1])},
+        lambda params, x, key=None: x * START[0] + params["head"],
+    )
+    build = lambda model, **o: fl.mime(model, criterion, optax.adam(RATE), lite=lite, num_steps=STEPS, **o)  # noqa: E731
+    for part, alone in zip(run(build(MODEL, where="head")), run(build(head))):
+        assert_near(part.params["params"]["head"], alone.params["params"]["head"])
+        assert part.params["params"]["body"] == START[0]
+
+
 def test_mimelite_with_adam():
     """Both moments are the server's, and a local step sees its own gradient's part in them."""
     algorithm = fl.mime(MODEL, criterion, optax.adam(RATE, 0.9, 0.99, 1e-3), lite=True, num_steps=STEPS)

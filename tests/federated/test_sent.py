@@ -61,3 +61,9 @@ def test_what_a_client_does_not_train_is_not_returned(name):
     shapes = jax.eval_shape(algorithm.init, KEY, clients()).params
     down, up = COUNTS[name]
     assert fl.sent(algorithm, shapes) == (down, up - (2 if name == "scaffold" else 1))  # its control variate neither
+
+
+@pytest.mark.parametrize(("name", "counts"), [("mime", (4, 2)), ("mimelite", (5, 2))])
+def test_mime_sends_moments_and_gradients_of_what_is_trained(name, counts):
+    algorithm = ALGORITHMS[name](num_steps=1, where="head")
+    assert fl.sent(algorithm, jax.eval_shape(algorithm.init, KEY, clients()).params) == counts

@@ -38,6 +38,17 @@ def test_seeds_are_averaged_before_pairing():
     assert found.interval.half == pytest.approx(T2 * 0.2 / math.sqrt(3))
 
 
+def test_over_seeds_the_means_are_paired():
+    first = row("MAML", [[0.2, 0.4, 0.9], [0.4, 0.6, 0.8], [0.1, 0.2, 0.6]])  # means .5, .6, .3
+    other = row("ANIL", [[0.3, 0.5, 0.7], [0.5, 0.5, 1.1], [0.2, 0.7, 0.6]])  # .5, .7, .5: differences 0, .1, .2
+    found = differences([first, other], "MAML")[1].over_seeds
+    assert (found.mean, found.count) == (pytest.approx(0.1), 3)
+    assert found.half == pytest.approx(T2 * 0.1 / math.sqrt(3))
+    # one seed has no interval, and two are not three
+    assert differences([MAML, row("ANIL", [[0.1, 0.5, 0.6]])], "MAML")[1].over_seeds is None
+    assert differences([first, row("ANIL", [[0.1, 0.5, 0.6], [0.2, 0.3, 0.4]])], "MAML")[1].over_seeds is None
+
+
 def test_fewer_tasks_are_compared_on_those_that_both_have():
     other = row("ANIL", [[0.1, 0.5, 0.6, 1.0, 1.0]])
     assert differences([MAML, other], "MAML")[1].interval.count == 3

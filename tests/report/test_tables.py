@@ -47,6 +47,21 @@ def test_numbers():
     }
 
 
+def test_a_difference_has_its_interval_over_seeds_and_a_personal_model_the_one_behind_it():
+    several = row("MAML", [[0.7, 0.8, 0.9], [0.7, 0.9, 1.0], [0.6, 0.7, 0.8]], clients=True)  # means .8, .8667, .7
+    own = row("ANIL", [[0.7, 0.8, 0.9], [0.8, 1.0, 1.1], [0.8, 0.9, 1.0]], clients=True, common=0.625)  # + 0, .1, .2
+    rows = [several, own]
+    (table,) = tables(rows, "MAML")
+    first, second = parsed(markdown(table))
+    assert (first["its CI of seeds"], second["its CI of seeds"]) == ("–", "± 24.84")
+    assert (first["global"], second["global"]) == ("–", "62.50")
+    assert "its CI of seeds: the interval of that difference over seeds" in table.caption
+    assert "global: the mean of the model that all clients share" in table.caption.lower()
+    read = list(csv.DictReader(io.StringIO(csv_text(rows, "MAML"))))
+    assert [line["common"] for line in read] == ["", "0.625"]
+    assert float(read[1]["difference_seeds_half"]) == pytest.approx(0.2484138)
+
+
 def test_what_is_constant_goes_into_the_caption():
     (table,) = tables([MAML, ANIL])
     assert table.titles == ["method", "mean ± CI", "published"]
