@@ -33,7 +33,8 @@ def feddyn(
     θ_{t+1} = mean_S θ_k - h / α, with α = `strength`. g_k is client k's row of the table.
 
     Deviation: θ_{t+1} is what is evaluated, where the authors' code evaluates the mean of the θ_k; α is the same for
-    all clients, where theirs is divided by a client's share of the examples.
+    all clients, where theirs is divided by a client's share of the examples. How changes are joined is the algorithm,
+    so it takes no `aggregator`.
 
     Raises `InputError` where `strength` is not above 0 or `num_clients` no whole number of at least 1.
     """

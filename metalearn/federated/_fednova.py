@@ -29,7 +29,8 @@ def fednova(
     """What a client did is divided by how much it did, so that those with many steps do not pull the optimum to them.
 
     w ← w - τ_eff Σ_k p_k d_k, with p_k = n_k / n, d_k = (w - w_k) / ‖a_k‖₁ and τ_eff = Σ_k p_k ‖a_k‖₁. For SGD a_k
-    are τ_k ones; with momentum ρ, ‖a_k‖₁ = (τ_k - ρ (1 - ρ^τ_k) / (1 - ρ)) / (1 - ρ).
+    are τ_k ones; with momentum ρ, ‖a_k‖₁ = (τ_k - ρ (1 - ρ^τ_k) / (1 - ρ)) / (1 - ρ). How changes are joined is the
+    algorithm, so it takes no `aggregator`.
 
     Raises `InputError` for a rate that is not above 0, a momentum outside [0, 1), and for a penalty, under which ‖a_k‖
     is another.

@@ -32,7 +32,7 @@ def ifca(
     j_k = argmin_j F_k(w_j);  w_j ← w_j - Σ_{k: j_k = j} (n_k / n_j) (w_j - w_k). A model that no client chose has
     the aggregate 0: it stays, where the server is SGD without momentum. Shared parameters are the models, stacked
     `[num_clusters, ...]`, begun from independent initialisations. Weights n_k are HypCluster's; IFCA's mean over a
-    cluster is plain.
+    cluster is plain. It takes no `aggregator`: every model has a mean of its own.
 
     Raises `InputError` where `num_clusters` is not positive, or the model keeps running statistics.
     """

@@ -30,7 +30,8 @@ def mime(
     """Every local step applies the server's optimizer with its state s held fixed; s moves once a round.
 
     y_i ← x, then y_i ← y_i - U(g, s) with g = ∇F_i(y_i; ζ) - ∇F_i(x; ζ) + c for Mime and g = ∇F_i(y_i; ζ) for MimeLite;
-    c = mean_S ∇F_i(x);  s ← V(c, s);  x ← mean_S y_i. Of a round's two exchanges, c comes first.
+    c = mean_S ∇F_i(x);  s ← V(c, s);  x ← mean_S y_i. Of a round's two exchanges, c comes first. Both means are the
+    algorithm, so it takes no `aggregator`.
 
     Args:
       optimizer: (U, V), any Optax transformation with a state, such as `optax.sgd(0.1, momentum=0.9)`. A local

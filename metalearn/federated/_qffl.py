@@ -29,7 +29,8 @@ def qffl(
 
     Δ_k = F_k^q (w - w_k) / η;  h_k = q F_k^{q-1} ‖(w - w_k) / η‖² + F_k^q / η;  w ← w - Σ_k Δ_k / Σ_k h_k. F_k is the
     loss of the global model on the client's support set, η = `rate` of the clients' SGD. Clients count alike: their
-    sizes come in by the sampling, as in the authors' code, `data.cohort(…, sampling="size")`.
+    sizes come in by the sampling, as in the authors' code, `data.cohort(…, sampling="size")`. How changes are joined is
+    the algorithm, so it takes no `aggregator`.
 
     Raises `InputError` where `rate` is not above 0 or `fairness` is negative.
     """

@@ -1,4 +1,5 @@
-"""Federated transfer: the server's own labelled data beside each client's."""
+"""Federated transfer: the server's own labelled data beside each client's, the objective of mixed federated learning
+(Augenstein, Hard, Ning, Singhal, Kale, Partridge, Mathews 2022, arXiv 2205.13655)."""
 
 import jax
 
@@ -10,7 +11,8 @@ def with_source(
 ) -> LossFn:
     """α f + β g: a client's loss, and the same loss on `source`, which every client has; α, β are the two weights.
 
-    For `fit`, or anything else that takes a loss. Metrics are those of the client's own batch, with `source_loss`.
+    Deviation: in the paper the server computes g, and its data stay there. For `fit`, or anything else that takes a
+    loss. Metrics are those of the client's own batch, with `source_loss`.
     """
 
     def mixed(params, batch, key):
