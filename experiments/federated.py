@@ -319,7 +319,8 @@ def padding(s: Any, problem: Problem) -> float:
     filled = (
         (s.candidates or s.cohort) / min(there, _room(s.candidates or s.cohort)) if s.sampling == "poisson" else 1.0
     )
-    return 1 - filled * (1 - ml.data.padding(problem.train, s.max_examples))
+    shown = problem.inner if method_of(s.methods[0]).data == "halves" else problem.train
+    return 1 - filled * (1 - ml.data.padding(shown, s.max_examples))
 
 
 def judged(algorithm: Federated, problem: Problem, on: tuple[Clients, Clients]) -> Callable:
@@ -356,7 +357,7 @@ def tested(s: Any, problem: Problem, state: Any, history: list) -> Row:
         split=s.partition,
         budget=s.rounds,
         rate=s.rates[0],
-        padding=padding(s, problem) if method.data == "train" else None,
+        padding=padding(s, problem) if method.data != "pooled" else None,
         common=None if algorithm.common is None else float(measured(algorithm.common, states).mean()),
         target=None if s.target is None else f"{100 * s.target:g}%",
         rounds=None if s.target is None else spelled(history, s.target, s.rounds),

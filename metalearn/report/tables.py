@@ -26,11 +26,13 @@ class Table(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """A field that goes into the caption where it is the same in all rows; `phrase` says it there."""
+    """A field that goes into the caption where it is the same in all rows; `phrase` says it there. A share is shown in
+    percent."""
 
     name: str
     title: str
     phrase: Callable[[Any, Row], str]
+    share: bool = False
 
 
 def _counted(count: int, what: str, plural: str | None = None) -> str:
@@ -60,13 +62,14 @@ AFTER = (
     Setting("seeds", "seeds", lambda value, row: _counted(value, "seed")),
     Setting("budget", "budget", lambda value, row: f"{_counted(value, _step(row))} of training"),
     Setting("rate", "rate", lambda value, row: f"client learning rate {value:g}"),
-    Setting("padding", "padding", lambda value, row: f"{value:.0%} of a cohort padding"),
+    Setting("padding", "padding", lambda value, row: f"{value:.0%} of a cohort padding", share=True),
     Setting("down", "down", lambda value, row: f"{value:,} numbers down"),
     Setting("up", "up", lambda value, row: f"{value:,} numbers up"),
 )
 KEYS = {
     "worst 10%": "worst 10%: mean of the tenth of clients with the worst values, of each seed by itself",
     "spread": "spread: standard deviation over clients, of each seed by itself",
+    "padding": "padding: the share of a cohort's room that no example fills",
     "global": "global: the mean of the model that all clients share, behind their personal ones",
     "down": "down: numbers that a client receives in a round",
     "up": "up: numbers that it sends",
@@ -98,7 +101,7 @@ def _table(lines: list[tuple[Row, Difference | None]], against: str | None) -> T
             if setting.name == "run" and not _runs_differ(rows):
                 continue
             if any(value != values[0] for value in values):
-                columns.append((setting.name, setting.title, [_setting(value) for value in values]))
+                columns.append((setting.name, setting.title, [_setting(value, setting.share) for value in values]))
             elif values[0] is not None and setting.phrase(values[0], rows[0]):
                 said.append(setting.phrase(values[0], rows[0]))
 
@@ -174,9 +177,11 @@ def _spelled(against: str, lines: list[tuple[Row, Difference | None]]) -> str:
     return next((gap.reference.method for _, gap in lines if gap), against)
 
 
-def _setting(value: Any) -> str:
+def _setting(value: Any, share: bool = False) -> str:
     if value is None or value == "":
         return NONE
+    if share:
+        return f"{value:.0%}"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -62,6 +62,11 @@ def test_a_difference_has_its_interval_over_seeds_and_a_personal_model_the_one_b
     assert float(read[1]["difference_seeds_half"]) == pytest.approx(0.2484138)
 
 
+def test_a_share_is_shown_in_percent():
+    (table,) = tables([row("a", [[0.5, 0.5]], padding=0.754387), row("b", [[0.5, 0.5]])])
+    assert [line["padding"] for line in parsed(markdown(table))] == ["75%", "–"]
+
+
 def test_what_is_constant_goes_into_the_caption():
     (table,) = tables([MAML, ANIL])
     assert table.titles == ["method", "mean ± CI", "published"]
