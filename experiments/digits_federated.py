@@ -86,6 +86,6 @@ def problem(s: Settings):
 
 
 if __name__ == "__main__":
-    from experiments.command_line import launch
+    from experiments.command_line import UNOPTIMISED, launch
 
-    launch(PRESETS, main, __doc__, optimise=False)
+    launch(PRESETS, main, __doc__, flags=UNOPTIMISED)

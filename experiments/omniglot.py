@@ -209,6 +209,6 @@ def load(folder: str, num_ways: int | None = None, num_steps: int | None = None)
 
 
 if __name__ == "__main__":
-    from experiments.command_line import launch
+    from experiments.command_line import CONV4, launch
 
-    launch(PRESETS, main, __doc__)
+    launch(PRESETS, main, __doc__, flags=CONV4)

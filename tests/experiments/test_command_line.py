@@ -195,3 +195,23 @@ def test_an_experiment_starts_itself_anew_with_huge_pages_and_no_other_program_d
     assert run.stdout.strip() == "glibc.malloc.hugetlb=1 ['one', '--two']"
     own = subprocess.run(command, env=environment | {"GLIBC_TUNABLES": "mine=1"}, cwd=tmp_path, **options)
     assert own.stdout.strip() == "mine=1 ['one', '--two']"
+
+
+@pytest.mark.parametrize(
+    ("plugins", "given", "found"),
+    [([], None, command_line.CONV4), ([], "--of_the_user", "--of_the_user"), (["jax_plugins"], None, None)],
+)
+def test_xla_is_told_of_a_cpu_where_there_is_nothing_else(plugins, given, found, monkeypatch):
+    from importlib import util
+
+    monkeypatch.setenv("XLA_FLAGS", given or "")  # put back afterwards, whatever is set meanwhile
+    if given is None:
+        monkeypatch.delenv("XLA_FLAGS")
+    monkeypatch.setattr(sys, "argv", ["experiment", "demo"])
+    monkeypatch.setattr(util, "find_spec", lambda name: name in plugins or None)
+    monkeypatch.setattr(command_line, "_prepare_jax", lambda devices: None)
+    seen = []
+    command_line.launch(
+        SINUSOID.PRESETS, lambda settings: seen.append(os.environ.get("XLA_FLAGS")), "", flags=command_line.CONV4
+    )
+    assert seen == [found]
