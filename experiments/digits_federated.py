@@ -3,7 +3,8 @@
     python -m experiments.digits_federated PRESET [--field value …]        --help lists both
 
     few       seven algorithms, 16 clients with few labels each, 40 rounds, 3 seeds: under a minute
-    all       every algorithm: a few minutes, most of them compilation
+    all       every algorithm: a few minutes, most of them compilation; "pretrained", "frozen", "with source" and FedDF
+              use the public tenth of the examples, which others never see
     shift     rotated images: what a model for each client, or a cluster, is good for
 
 A table of accuracy over clients (mean, worst tenth, spread), rounds to 85%, numbers sent, and the paired difference to

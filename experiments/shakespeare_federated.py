@@ -2,7 +2,8 @@
 
     METALEARN_SHAKESPEARE=path/to/input.txt python -m experiments.shakespeare_federated PRESET [--field value …]
 
-    roles     FedAvg, personal heads and local models, one LSTM of 128 units, 100 rounds
+    roles     FedAvg, personal heads and local models, one LSTM of 128 units, 100 rounds: 2 to 3 minutes a method, 10
+              for a model of all text; expected 41% over roles by FedAvg, 53% by the model of all text
     paper     McMahan et al. 2017's network (two LSTMs of 256 units), FedAvg
 
 The end of each role's text is its test, the piece before it validation. The text is Karpathy's tinyshakespeare.
