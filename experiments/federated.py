@@ -338,27 +338,27 @@ def tested(s: Any, problem: Problem, state: Any, history: list) -> Row:
     """A row of the table: every client's accuracy on its test examples, and what it took."""
     method = method_of(s.methods[0])
     algorithm = algorithm_of(s, problem)
+    several = len(s.seeds) > 1
+    states = [jax.tree.map(lambda a, i=i: a[i], state) for i in range(len(s.seeds))] if several else [state]
 
-    def measured(learner, states):
+    def measured(learner):
         judge = judged(algorithm._replace(learner=learner), problem, problem.test)
         accuracy = jax.jit(lambda state: judge(state, jax.random.key(0))[0]["accuracy"])
         return np.stack([np.asarray(accuracy(one)) for one in states])
 
-    several = len(s.seeds) > 1
-    states = [jax.tree.map(lambda a, i=i: a[i], state) for i in range(len(s.seeds))] if several else [state]
     sent = fl.sent(algorithm, states[0].params) if method.data != "pooled" else None
     return Row(
         method=method.title,
         cite=method.cite,
         metric="accuracy",
-        values=measured(algorithm.learner, states),
+        values=measured(algorithm.learner),
         clients=True,
         protocol=protocol(s, problem),
         split=s.partition,
         budget=s.rounds,
         rate=s.rates[0],
         padding=padding(s, problem) if method.data != "pooled" else None,
-        common=None if algorithm.common is None else float(measured(algorithm.common, states).mean()),
+        common=None if algorithm.common is None else float(measured(algorithm.common).mean()),
         target=None if s.target is None else f"{100 * s.target:g}%",
         rounds=None if s.target is None else spelled(history, s.target, s.rounds),
         down=None if sent is None else sent.down,
