@@ -20,7 +20,7 @@ Rounds to 97% (2NN, E=1) and 99% (CNN, E=5) of the test set, 100 clients, a tent
 Of several `--rates` the best is taken for each algorithm by itself: in the published settings by the test set, as in
 the paper; else by validation clients or each client's own validation examples. A folder for every rate; the same
 command resumes. A rate of three seeds took 4 minutes (2nn-iid), 17 (2nn-shards), 5 (2nn-iid-full) and, for each
-algorithm, 1 to 5 (the others) on two cores that were not always idle; a round of the CNN takes 70 seconds.
+algorithm, 1 to 14 (the others), a round of the CNN with three seeds 100 to 200 seconds, on two cores that were shared.
 """
 
 from dataclasses import dataclass

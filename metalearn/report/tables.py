@@ -108,11 +108,12 @@ def _table(lines: list[tuple[Row, Difference | None]], against: str | None) -> T
     settle(BEFORE)
     columns.append(("mean", "mean ± CI", [measured(row.mean, row.half, metric) for row in rows]))
     if any(row.seed_mean_half is not None for row in rows):
-        columns.append(("seed_mean_half", "CI of seeds", [_seeds(row, metric) for row in rows]))
+        columns.append(("seed_mean_half", "CI of seeds", [_half(row.seed_mean_half, metric) for row in rows]))
     if metric != "accuracy":
         columns.append(("median", "median", [measured(row.median, None, metric, like=_finest(row)) for row in rows]))
     if any(row.common is not None for row in rows):
-        columns.append(("common", "global", [_common(row, metric) for row in rows]))
+        shared = [NONE if row.common is None else measured(row.common, None, metric, like=row.half) for row in rows]
+        columns.append(("common", "global", shared))
     if any(row.clients for row in rows):
         columns.append(("worst", "worst 10%", [measured(row.worst, None, metric, like=row.half) for row in rows]))
         columns.append(("spread", "spread", [measured(row.spread, None, metric, like=row.half) for row in rows]))
@@ -122,8 +123,9 @@ def _table(lines: list[tuple[Row, Difference | None]], against: str | None) -> T
         columns.append(("diverged", "diverged", [_diverged(row) for row in rows]))
     if against is not None:
         columns.append(("difference", f"against {_spelled(against, lines)}", [_gap(gap, metric) for _, gap in lines]))
-        if any(gap and gap.over_seeds for _, gap in lines):
-            columns.append(("difference_seeds", "its CI of seeds", [_gap_seeds(gap, metric) for _, gap in lines]))
+        halves = [gap.over_seeds.half if gap and gap.over_seeds else None for _, gap in lines]
+        if any(half is not None for half in halves):
+            columns.append(("difference_seeds", "its CI of seeds", [_half(half, metric) for half in halves]))
     if any(row.published for row in rows):
         columns.append(("published", "published", [row.published or NONE for row in rows]))
     settle(AFTER)
@@ -191,24 +193,14 @@ def _diverged(row: Row) -> str:
     return NONE if row.diverged is None else f"{row.diverged:,} of {(row.tasks or 0) * (row.seeds or 0):,}"
 
 
-def _seeds(row: Row, metric: str) -> str:
-    return NONE if row.seed_mean_half is None else f"± {_number(row.seed_mean_half, row.seed_mean_half, metric)}"
-
-
-def _common(row: Row, metric: str) -> str:
-    return NONE if row.common is None else measured(row.common, None, metric, like=row.half)
+def _half(half: float | None, metric: str) -> str:
+    return NONE if half is None else f"± {_number(half, half, metric)}"
 
 
 def _gap(gap: Difference | None, metric: str) -> str:
     if gap is None:
         return NONE
     return "reference" if gap.interval is None else measured(gap.interval.mean, gap.interval.half, metric, sign="+")
-
-
-def _gap_seeds(gap: Difference | None, metric: str) -> str:
-    if gap is None or gap.over_seeds is None:
-        return NONE
-    return f"± {_number(gap.over_seeds.half, gap.over_seeds.half, metric)}"
 
 
 def _finest(row: Row) -> float | None:
@@ -294,8 +286,8 @@ def _size(table: Table) -> str:
 
 CSV = ("run", *TEXTS, *FLAGS, *COUNTS, *NUMBERS)
 CSV_DIFFERENCE = (
-    *("reference", "reference_steps", "difference", "difference_half", "difference_tasks", "difference_seeds_half"),
-)
+    "reference", "reference_steps", "difference", "difference_half", "difference_tasks", "difference_seeds_half",
+)  # fmt: skip
 
 
 def csv_text(rows: Sequence[Row], against: str | None = None) -> str:
