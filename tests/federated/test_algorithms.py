@@ -152,7 +152,10 @@ def test_fixed_points():
     dyn = fl.feddyn(MODEL, criterion, SGD, strength=1.0, num_clients=N, num_steps=30)
     np.testing.assert_allclose(end(dyn), OPTIMUM, rtol=1e-4)
     equal = fl.fedavg(MODEL, criterion, SGD, num_steps=5, aggregator=ml.mean())
-    assert np.abs(end(equal, None) - OPTIMUM).max() > 1e-2
+    w = end(equal, None)
+    assert np.abs(w - OPTIMUM).max() > 1e-2
+    assert_near(w, np.mean([descend(w, k, 5) for k in range(N)], 0))  # it stays where clients' ends average to it
+    assert np.abs(sum(g(w, *data(k)) for k in range(N))).max() > 1e-2  # where the gradient of the mean is not zero
 
 
 @pytest.mark.parametrize("momentum", [0.0, pytest.param(0.9, marks=pytest.mark.slow)])

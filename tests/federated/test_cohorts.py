@@ -145,14 +145,6 @@ def _model(params):
     return params.get("model", params)
 
 
-@pytest.mark.slow
-def test_the_fixed_point_of_equal_fedavg_is_not_the_optimum():
-    state = run(fl.fedavg(MODEL, criterion, SGD, aggregator=agg.mean(), num_steps=STEPS), rounds=400)[-1]
-    w = vector(state.params)
-    assert_near(w, np.mean([descend(w, k) for k in range(N)], 0))  # it stays where clients' ends average to it
-    assert np.abs(sum(g(w, *data(k)) for k in range(N))).max() > 1e-2  # where the gradient of the mean is not zero
-
-
 def test_the_global_model_of_ditto_is_fedavg():
     """Minibatches, late clients and all."""
     options = {"num_epochs": 4, "batch_size": 2, "work": fl.stragglers(0.5, 4)}
